@@ -1,0 +1,1 @@
+"""A chat plugin for MCP gateways with per-user isolation."""

@@ -1,0 +1,5 @@
+"""`python -m mcp_chat` is `mcp-chat`."""
+
+from mcp_chat.cli import main
+
+main()

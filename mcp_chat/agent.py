@@ -1,0 +1,357 @@
+"""One LangChain agent: messages and tools in, our events out. The only reader of LangChain's stream.
+
+LangChain runs the loop. What it says is read from its `messages` stream; what must be recorded before the
+loop goes on (an answer with tool calls, a tool's result) is recorded inside the loop by a middleware.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio
+import httpx
+import httpx2
+import orjson
+import structlog
+from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    AnyMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langgraph.errors import GraphRecursionError
+
+from mcp_chat.events import Event, TextDelta
+from mcp_chat.exceptions import ChatError, ModelFailed, ModelTimeout
+from mcp_chat.netguard import AddressNotAllowed, AnswerTooLarge, refusal
+from mcp_chat.session import Message, ToolCall, Usage, complete, new_id, wellformed
+from mcp_chat.tools import Tool
+
+log = structlog.get_logger()
+
+Emit = Callable[[Event], None]
+
+STOP_LIMIT = 5.0
+"""Seconds that the model and the tools of a stopped turn get to end."""
+
+
+class Loop(Protocol):
+    """What a turn does for the agent inside the loop."""
+
+    async def record(self, message: Message, usage: Usage, emit: Emit) -> None:
+        """Put the model's message into the history; when this returns it is committed."""
+        ...
+
+    async def run_call(self, call: ToolCall, problem: str | None, emit: Emit) -> Message:
+        """Run a tool call, or answer it with what is wrong with its arguments; return the recorded result."""
+        ...
+
+
+@dataclass
+class _Context:
+    """What the middleware is given for one run."""
+
+    loop: Loop
+    seen: set[str]
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class _Recorder(AgentMiddleware[Any, Any, Any]):
+    """Offers the tools, and records each step before the next one begins."""
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        super().__init__()
+        self._offers = [_offer(tool) for tool in tools]
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        response = await handler(request.override(tools=self._offers))
+        context: _Context = request.runtime.context
+        for message in response.result:
+            if isinstance(message, AIMessage):
+                mend(message, context)
+                await context.loop.record(
+                    from_langchain(message), _usage(message), request.runtime.stream_writer
+                )
+        return response
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        context: _Context = request.runtime.context
+        call = ToolCall(
+            id=request.tool_call["id"], name=request.tool_call["name"], args=request.tool_call["args"]
+        )
+        problem = context.problems.get(call.id)
+        message = await context.loop.run_call(call, problem, from_anywhere(request.runtime.stream_writer))
+        return to_langchain(message)
+
+
+class Agent:
+    """A model with tools, ready to answer.
+
+    Args:
+        model: The chat model.
+        tools: What it may ask for.
+        rounds: Rounds of tool calls in one turn.
+        silence: Seconds the model may say nothing.
+    """
+
+    def __init__(self, model: BaseChatModel, tools: Sequence[Tool], *, rounds: int, silence: float) -> None:
+        self._rounds = rounds
+        self._silence = silence
+        self._graph = create_agent(model, [], middleware=[_Recorder(tools)], context_schema=_Context)
+
+    async def run(self, messages: Sequence[Message], loop: Loop) -> AsyncIterator[Event]:
+        """Answer the last message: yields text as it comes, and what the loop emits, in order.
+
+        Raises:
+            ModelFailed: The provider refused, broke off, was silent, or asked for tools without end.
+        """
+        shown = complete(tuple(messages))
+        context = _Context(loop=loop, seen={call.id for m in shown for call in m.tool_calls})
+        stream: Any = self._graph.astream(
+            {"messages": [to_langchain(message) for message in shown]},
+            stream_mode=["messages", "custom"],
+            context=context,
+            config={"recursion_limit": 2 * self._rounds + 1},
+        )
+        spoken: set[str] = set()
+        with translated():
+            async with contextlib.aclosing(pumped(stream)) as items:
+                async for mode, item in self._watched(items, loop):
+                    if mode == "custom":
+                        yield item
+                    elif text := _text(item[0], spoken):
+                        yield TextDelta(text=text)
+
+    async def _watched(self, items: Any, loop: Loop) -> AsyncIterator[Any]:
+        """Hand items on; raise when the model is silent for too long. Tools have their own limit."""
+        busy = 0
+        while True:
+            with anyio.move_on_after(None if busy else self._silence) as scope:
+                item = await anext(items, None)
+            if scope.cancelled_caught:
+                raise ModelTimeout
+            if item is None:
+                return
+            if item[0] == "custom":
+                busy += _busier(item[1])
+            yield item
+
+
+async def pumped(stream: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    """Yield what LangGraph yields, read in a plain task that is cancelled once.
+
+    At its end LangGraph awaits tasks that stop the model and the tools. anyio delivers a cancellation again
+    and again; that would end those tasks before they begin, and the model would go on talking to nobody.
+    """
+    items: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def pump() -> None:
+        try:
+            async with contextlib.aclosing(stream):
+                async for item in stream:
+                    items.put_nowait(item)
+        finally:
+            items.put_nowait(None)
+
+    task = asyncio.create_task(pump())
+    try:
+        while (item := await items.get()) is not None:
+            yield item
+        await task
+    finally:
+        task.cancel()
+        with anyio.move_on_after(STOP_LIMIT, shield=True):
+            await asyncio.wait([task])
+
+
+def _busier(event: Event) -> int:
+    return {"tool_started": 1, "tool_finished": -1}.get(event.type, 0)
+
+
+def from_anywhere(write: Emit) -> Emit:
+    """Return LangGraph's writer for tasks that are not its own, such as those that hear of progress."""
+    context = contextvars.copy_context()
+    return lambda event: context.run(write, event)
+
+
+def _offer(tool: Tool) -> dict[str, Any]:
+    """A tool as the model is told of it.
+
+    LangChain would resolve the references in a LangChain tool's schema at each request: a schema with one
+    that leads nowhere would fail every turn, and one whose references double at each level would never end.
+    """
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description or tool.remote_name,
+            "parameters": {"properties": {}, **tool.schema},
+        },
+    }
+
+
+def mend(message: AIMessage, context: _Context) -> None:
+    """Make a message fit to be stored and shown to a model again.
+
+    Every call gets an id of its own. One whose arguments are not JSON is kept, with the reason.
+    """
+    message.content = _clean(message.content)
+    calls: list[tuple[Any, dict[str, Any] | None]] = [(c, _json(c["args"])) for c in message.tool_calls]
+    calls += [(call, None) for call in message.invalid_tool_calls]
+    message.tool_calls, message.invalid_tool_calls = [], []
+    for call, args in calls:
+        call_id = wellformed(call["id"] or "")
+        if not call_id or call_id in context.seen:
+            call_id = f"call_{new_id()}"
+        context.seen.add(call_id)
+        if args is None:
+            context.problems[call_id] = "The arguments were not valid JSON. Call again with a JSON object."
+        message.tool_calls.append(
+            {"name": wellformed(call["name"] or ""), "args": args or {}, "id": call_id, "type": "tool_call"}
+        )
+
+
+def from_langchain(message: AIMessage) -> Message:
+    """Return a mended message as ours."""
+    calls = tuple(
+        ToolCall(id=call["id"] or "", name=call["name"], args=call["args"]) for call in message.tool_calls
+    )
+    return Message(role="assistant", content=str(message.text), tool_calls=calls)
+
+
+def _json(args: dict[str, Any]) -> dict[str, Any] | None:
+    """Return arguments that every reader of JSON takes: Python's own also takes NaN and endless integers."""
+    cleaned: dict[str, Any] = _clean(args)
+    try:
+        json.dumps(cleaned, allow_nan=False)
+        orjson.dumps(cleaned)
+    except (TypeError, ValueError):
+        return None
+    return cleaned
+
+
+def _clean(value: Any) -> Any:
+    """What the model wrote, but in text that can be stored."""
+    match value:
+        case str():
+            return wellformed(value)
+        case dict():
+            return {wellformed(str(name)): _clean(each) for name, each in value.items()}
+        case list():
+            return [_clean(each) for each in value]
+        case _:
+            return value
+
+
+def to_langchain(message: Message) -> AnyMessage:
+    """Return our message as LangChain's."""
+    match message.role:
+        case "user":
+            return HumanMessage(message.content, id=message.id)
+        case "system":
+            return SystemMessage(message.content, id=message.id)
+        case "tool":
+            return ToolMessage(
+                message.content,
+                id=message.id,
+                tool_call_id=message.tool_call_id or "",
+                name=message.name,
+                status=message.status or "success",
+            )
+        case "assistant":
+            calls: Any = [{"id": c.id, "name": c.name, "args": dict(c.args)} for c in message.tool_calls]
+            return AIMessage(message.content, id=message.id, tool_calls=calls)
+
+
+def _usage(message: AIMessage) -> Usage:
+    counted = message.usage_metadata
+    if counted is None:
+        return Usage()
+    return Usage(input_tokens=_count(counted["input_tokens"]), output_tokens=_count(counted["output_tokens"]))
+
+
+def _count(tokens: int) -> int:
+    """A provider may say anything; what it says is stored in 64 bits."""
+    return max(0, min(tokens, 2**48))
+
+
+def _text(message: Any, spoken: set[str]) -> str:
+    """Return the text that is new: pieces as they come, or all of a model that does not stream."""
+    if isinstance(message, AIMessageChunk):
+        spoken.add(message.id or "")
+        return wellformed(str(message.text))
+    if isinstance(message, AIMessage) and (message.id or "") not in spoken:
+        return wellformed(str(message.text))
+    return ""
+
+
+@contextlib.contextmanager
+def translated() -> Any:
+    """Turn what LangChain and the providers' packages raise into `ModelFailed`."""
+    try:
+        yield
+    except (AddressNotAllowed, AnswerTooLarge) as error:
+        raise failure(error) from error
+    except ChatError:
+        raise
+    except GraphRecursionError as error:
+        raise ModelFailed(
+            "The model asked for tools again and again without an answer. Ask for less at once."
+        ) from error
+    except Exception as error:  # the providers' packages raise what they like
+        raise failure(error) from error
+
+
+def failure(error: Exception) -> ChatError:
+    """Return what a user is told of a provider's error: what to do, and nothing of what it said."""
+    match refusal(error):
+        case AddressNotAllowed():
+            return ModelFailed("The model's address is not allowed. Connect again with another one.")
+        case AnswerTooLarge():
+            return ModelFailed("The model's answer is too large. Ask for less at once.")
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return ModelFailed(_sentence(status), retry_after=_retry_after(error))
+    if (
+        isinstance(error, (TimeoutError, httpx.TimeoutException, httpx2.TimeoutException))
+        or "Timeout" in type(error).__name__
+    ):
+        return ModelTimeout()
+    if isinstance(error, (httpx.HTTPError, httpx2.HTTPError)) or "Connection" in type(error).__name__:
+        return ModelFailed("The model's provider could not be reached or broke off. Please try again.")
+    log.warning("model.failed", error=type(error).__name__, exc_info=error)
+    return ModelFailed("The model's answer could not be read. Please try again.")
+
+
+def _sentence(status: int) -> str:
+    match status:
+        case 401 | 403:
+            return "The model's provider refused the API key. Check the key and connect again."
+        case 404:
+            return "The model's provider does not know this model. Choose another one and connect again."
+        case 429:
+            return "The model's provider is limiting requests. Wait a moment and try again."
+        case 400 | 413 | 422:
+            return "The model's provider refused the request. A shorter message or another model may help."
+        case _:
+            return "The model's provider had an error. Please try again."
+
+
+def _retry_after(error: Exception) -> float | None:
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    try:
+        seconds = float(headers["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    return min(seconds, 3600.0) if seconds >= 0 else None

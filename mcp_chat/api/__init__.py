@@ -1,0 +1,1 @@
+"""The doors: HTTP dialects over the same commands and events."""

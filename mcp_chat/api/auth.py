@@ -1,0 +1,52 @@
+"""Signing in: who am I, and in demo mode, who do I want to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mcp_chat.api.bodies import Body, SignInBody, read_body
+from mcp_chat.api.identity import DemoIdentity, Identity, require_same_origin
+from mcp_chat.exceptions import NotAuthenticated, NotFound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """The endpoints of signing in."""
+
+    identity: Identity
+    max_body: int
+
+    async def who(self, request: Request) -> Response:
+        """Tell how one signs in here, and who is signed in."""
+        try:
+            principal = self.identity.identify(request)
+        except NotAuthenticated:
+            principal = None
+        user = {"id": principal.id} if principal else None
+        return JSONResponse({"mode": self.identity.mode, "user": user})
+
+    async def sign_in(self, request: Request) -> Response:
+        """Take a name."""
+        identity = self._demo()
+        require_same_origin(request)
+        body = await read_body(request, SignInBody, limit=self.max_body)
+        response = JSONResponse({"user": {"id": body.user}})
+        identity.sign_in(body.user, response)
+        return response
+
+    async def sign_out(self, request: Request) -> Response:
+        """Give the name back."""
+        identity = self._demo()
+        require_same_origin(request)
+        await read_body(request, Body, limit=self.max_body)
+        response = JSONResponse({})
+        identity.sign_out(response)
+        return response
+
+    def _demo(self) -> DemoIdentity:
+        if not isinstance(self.identity, DemoIdentity):
+            raise NotFound
+        return self.identity

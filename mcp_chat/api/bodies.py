@@ -1,0 +1,227 @@
+"""Request bodies: what is accepted, and what a caller is told about the rest.
+
+Fields are those of ContextForge's chat. A field that nobody knows is refused and not ignored: it would
+be a setting that the caller believes to be in force.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import anyio
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from starlette.requests import Request
+
+from mcp_chat.exceptions import ChatError, InvalidRequest, TooLarge
+
+MAX_PROBLEMS = 20
+BODY_SECONDS = 15
+"""More are not told: an answer is to be no larger than its question."""
+
+
+class InvalidBody(ChatError):
+    """The body does not have the right form.
+
+    Attributes:
+        problems: Place and text of each.
+    """
+
+    code = "invalid_body"
+
+    def __init__(self, problems: list[dict[str, Any]]) -> None:
+        first = problems[0]
+        super().__init__(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}.")
+        self.problems = problems
+
+
+class UnsupportedBody(ChatError):
+    """Send the body as JSON, with the header `Content-Type: application/json`."""
+
+    code = "unsupported_body"
+
+
+def _default_if_null(default: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+class Body(BaseModel):
+    """A JSON object without unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class UserBody(Body):
+    """Names the user, as an assertion that must match the proven identity."""
+
+    user_id: str = Field(max_length=10_000)
+
+
+class ServerBody(Body):
+    """An MCP server: one of the operator's by its name, or one's own by its URL."""
+
+    name: str | None = Field(None, max_length=64, description="An operator's server.")
+    url: str | None = Field(None, max_length=2048, description="Your own server, http or https.")
+    transport: Annotated[Literal["streamable_http", "sse", "stdio"], _default_if_null("streamable_http")] = (
+        "streamable_http"
+    )
+    auth_token: str | None = Field(
+        None, max_length=16_384, description="Sent to this server as a bearer token."
+    )
+    alias: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,31}$", description="Its name in front of its tools."
+    )
+    command: None = None
+    args: None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ServerBody:
+        if bool(self.name) == bool(self.url):
+            raise ValueError("give either the name of an operator's server or a url")
+        if self.name and (self.alias or self.auth_token or self.transport != "streamable_http"):
+            raise ValueError(
+                "alias, auth_token and transport belong to a url: the operator set them for a name"
+            )
+        return self
+
+
+class ModelSettings(Body):
+    """A user's own model."""
+
+    model: str = Field(min_length=1, max_length=256)
+    api_key: str | None = Field(None, max_length=4096)
+    base_url: str | None = Field(None, max_length=2048)
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: int | None = Field(None, gt=0)
+    timeout: float | None = Field(
+        None, description="Accepted from the contract's clients; the operator's limits hold."
+    )
+
+    def used(self) -> dict[str, Any]:
+        """Return what a model is made of."""
+        return self.model_dump(exclude={"timeout"})
+
+
+class LLMBody(Body):
+    """A model: `{"model": ...}` of the catalogue, or `{"provider": ..., "config": {...}}`."""
+
+    model: str | None = Field(None, min_length=1, max_length=256)
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: int | None = Field(None, gt=0)
+    provider: str | None = Field(None, min_length=1, max_length=64)
+    config: ModelSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> LLMBody:
+        if (self.model is None) == (self.provider is None):
+            raise ValueError("give either a model, or a provider with its config")
+        if (self.provider is None) != (self.config is None):
+            raise ValueError("a provider and its config belong together")
+        if self.config is not None and (self.temperature, self.max_tokens) != (None, None):
+            raise ValueError("beside a provider, temperature and max_tokens belong into its config")
+        return self
+
+
+class ConnectBody(UserBody):
+    """Connect to servers and a model."""
+
+    llm: LLMBody
+    server: ServerBody | None = None
+    servers: list[ServerBody] | None = Field(None, max_length=16)
+    streaming: bool = False
+
+    @model_validator(mode="after")
+    def _one_list(self) -> ConnectBody:
+        if self.server is not None and self.servers is not None:
+            raise ValueError("give either server or servers")
+        return self
+
+    def all_servers(self) -> list[ServerBody]:
+        """Return the servers of either form."""
+        return [self.server] if self.server else list(self.servers or ())
+
+
+class ChatBody(UserBody):
+    """Send a message."""
+
+    message: str
+    streaming: bool = False
+    session_id: str | None = Field(
+        None, max_length=256, description="Another conversation than the default one."
+    )
+    message_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The same id again gives the same turn."
+    )
+
+
+class CancelBody(UserBody):
+    """Stop the turns of one session, or of all."""
+
+    session_id: str | None = Field(None, max_length=256)
+
+
+class SignInBody(Body):
+    """Choose a name; only where `MCP_CHAT_AUTH=demo`."""
+
+    user: str = Field(pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]{0,126}[^\s\x00-\x1f\x7f])?$")
+
+    @field_validator("user")
+    @classmethod
+    def _no_step(cls, name: str) -> str:
+        if name in (".", ".."):  # a path that ends so is another path
+            raise ValueError("choose another name")
+        return name
+
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: Request, form: type[B], *, limit: int) -> B:
+    """Read a JSON body.
+
+    Raises:
+        UnsupportedBody: It is not said to be JSON.
+        TooLarge: It is larger than `limit` bytes.
+        InvalidRequest: It is not JSON.
+        InvalidBody: It is not of this form.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedBody
+    try:
+        content = orjson.loads(await _limited(request, limit))
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("The body is not valid JSON.") from None
+    try:
+        return form.model_validate(content)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)[:MAX_PROBLEMS]
+        raise InvalidBody([_problem(each) for each in problems]) from None
+
+
+async def _limited(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    with anyio.move_on_after(BODY_SECONDS) as patience:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise TooLarge(f"The request is larger than {limit} bytes. Send less at once.")
+    if patience.cancelled_caught:
+        raise InvalidRequest(f"The request did not arrive within {BODY_SECONDS} seconds.")
+    return bytes(body)
+
+
+def _problem(error: Any) -> dict[str, Any]:
+    """What was sent is left out: it may be a secret. A field's name is cut: it may be long."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "model_type":
+        message = "Send a JSON object"
+    place = [part[:64] if isinstance(part, str) else part for part in error["loc"]]
+    return {"loc": ["body", *place], "msg": message, "type": error["type"]}

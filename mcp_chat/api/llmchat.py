@@ -1,0 +1,293 @@
+"""ContextForge's chat dialect: its fields, frames and sentences over our commands and events."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mcp_chat import config as configs
+from mcp_chat import servers
+from mcp_chat.api.bodies import CancelBody, ChatBody, ConnectBody, ServerBody, UserBody, read_body
+from mcp_chat.api.errors import of_failed
+from mcp_chat.api.identity import Identity, require_user
+from mcp_chat.api.sse import event_stream
+from mcp_chat.api.transcript import Transcript, frames
+from mcp_chat.commands import Cancel, Connect, Disconnect, Send
+from mcp_chat.config import CONFIG, ServerConfig, UserConfig
+from mcp_chat.configs import UserConfigs
+from mcp_chat.dispatch import Dispatch
+from mcp_chat.events import (
+    Cancelled,
+    Connected,
+    Entry,
+    Failed,
+    TurnFinished,
+    TurnStarted,
+)
+from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge
+from mcp_chat.history import ChatHistoryManager
+from mcp_chat.identity import Principal
+from mcp_chat.providers import Providers
+from mcp_chat.session import MESSAGE, new_id
+from mcp_chat.stores.base import Store
+from mcp_chat.vault import Vault
+
+log = structlog.get_logger()
+
+U = TypeVar("U", bound=UserBody)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LLMChat:
+    """The endpoints and what they work with.
+
+    Attributes:
+        servers: The operator's servers by name.
+        max_body: Bytes of a body.
+        max_message: Bytes of a message.
+    """
+
+    identity: Identity
+    dispatch: Dispatch
+    store: Store
+    configs: UserConfigs
+    history: ChatHistoryManager
+    vault: Vault
+    providers: Providers
+    servers: dict[str, ServerConfig]
+    max_messages: int
+    max_body: int
+    max_message: int
+
+    async def connect(self, request: Request) -> Response:
+        """Open servers and a model; the answer comes when they are proven, or nothing has changed."""
+        user, body = await self._read(request, ConnectBody)
+        config = await self._configuration(body)
+        sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
+        outcome = await self.dispatch.outcome(user.key, Connect(sealed=sealed))
+        if isinstance(outcome, Failed):
+            return of_failed(outcome)
+        assert isinstance(outcome, Connected)
+        return JSONResponse(
+            {
+                "status": "connected",
+                "user_id": user.id,
+                "provider": config.model.provider,
+                "tool_count": len(outcome.tools),
+                "tools": list(outcome.tools),
+                "session_id": outcome.session_id,
+            }
+        )
+
+    async def chat(self, request: Request) -> Response:
+        """Send a message; the answer is a read of the turn's events, streamed or whole."""
+        user, body = await self._read(request, ChatBody)
+        self._check_message(body.message)
+        command_id = body.message_id or new_id()
+        session_id, resumed = await self._session(user, body.session_id, command_id)
+        command = Send(session_id=session_id, text=body.message, id=command_id)
+        place = await self.dispatch.submit(user.key, command)
+        entries = self.dispatch.follow(user.key, command.id, place)
+        headers = {"mcp-chat-session": session_id, "mcp-chat-turn": command.id}
+        if body.streaming:
+            return event_stream(frames(entries), headers)
+        return await self._whole(user, entries, command, resumed, headers)
+
+    async def cancel(self, request: Request) -> Response:
+        """Stop the running and waiting turns of a session, or of all."""
+        user, body = await self._read(request, CancelBody)
+        if await self.store.leases.get(user.key) is None:
+            return JSONResponse({"status": "no_running_turn", "user_id": user.id})
+        outcome = await self.dispatch.outcome(user.key, Cancel(session_id=body.session_id))
+        if isinstance(outcome, Failed):
+            return of_failed(outcome)
+        stopped = isinstance(outcome, Cancelled) and outcome.turns
+        return JSONResponse({"status": "cancelled" if stopped else "no_running_turn", "user_id": user.id})
+
+    async def disconnect(self, request: Request) -> Response:
+        """End everything of the user's: turns, connections, configuration."""
+        user, _ = await self._read(request, UserBody)
+        gone = {
+            "status": "no_active_session",
+            "user_id": user.id,
+            "message": "No active session to disconnect",
+        }
+        if not await self.configs.exists(user.key):
+            return JSONResponse(gone)
+        outcome = await self.dispatch.outcome(user.key, Disconnect())
+        if isinstance(outcome, Failed):
+            return JSONResponse(gone) if outcome.code == NotConnected.code else of_failed(outcome)
+        return JSONResponse(
+            {"status": "disconnected", "user_id": user.id, "message": "Successfully disconnected"}
+        )
+
+    async def status(self, request: Request) -> Response:
+        """Tell whether the user is connected; the same on every worker."""
+        user = require_user(request, self.identity, request.path_params["user_id"])
+        return JSONResponse({"user_id": user.id, "connected": await self.configs.exists(user.key)})
+
+    async def config(self, request: Request) -> Response:
+        """Show the user's configuration, secrets masked."""
+        user = require_user(request, self.identity, request.path_params["user_id"])
+        config = await self.configs.get(user.key)
+        if config is None:
+            raise NotFound("No config found for this user.")
+        return JSONResponse(configs.shown(config, max_messages=self.max_messages))
+
+    async def messages(self, request: Request) -> Response:
+        """Show a conversation: the default one, or that of `session_id`."""
+        user = require_user(request, self.identity, request.path_params["user_id"])
+        limit = _limit(request.query_params.get("limit"))
+        session_id = request.query_params.get("session_id")
+        config = await self.configs.get(user.key)
+        if session_id is None:
+            session_id = config.session_id if config else None
+        elif not await self._is_theirs(user, session_id, config):
+            raise NotFound("This conversation does not exist.")
+        running = await self._running(user, session_id)  # asked first: what an ended turn said is there then
+        if running:
+            await self.dispatch.wake(user.key)  # nobody else may be asking for a turn whose worker has died
+        found = await self.history.get_history(user.key, session_id, limit=limit) if session_id else []
+        return JSONResponse(
+            {
+                "user_id": user.id,
+                "session_id": session_id,
+                "running": running,
+                "count": len(found),
+                "messages": [MESSAGE.dump_python(message, mode="json") for message in found],
+            }
+        )
+
+    async def models(self, request: Request) -> Response:
+        """List the models that can be chosen."""
+        require_user(request, self.identity)
+        listed = [entry.shown() for entry in await self.providers.catalogue()]
+        return JSONResponse({"models": listed, "count": len(listed)})
+
+    async def list_servers(self, request: Request) -> Response:
+        """List the operator's servers."""
+        require_user(request, self.identity)
+        return JSONResponse({"servers": servers.shown(self.servers), "count": len(self.servers)})
+
+    async def _read(self, request: Request, form: type[U]) -> tuple[Principal, U]:
+        """Return who asks and what; nobody's body is not read."""
+        require_user(request, self.identity)
+        body = await read_body(request, form, limit=self.max_body)
+        return require_user(request, self.identity, body.user_id), body
+
+    async def _configuration(self, body: ConnectBody) -> UserConfig:
+        llm = body.llm
+        if llm.config is not None and llm.provider is not None:
+            model = await self.providers.own(llm.provider, llm.config.used())
+        else:
+            model = await self.providers.choose(
+                llm.model or "", temperature=llm.temperature, max_tokens=llm.max_tokens
+            )
+        return UserConfig(servers=self._chosen(body), model=model, streaming=body.streaming)
+
+    def _chosen(self, body: ConnectBody) -> tuple[ServerConfig, ...]:
+        """Without a server in the body it is the operator's `default` one, if there is one."""
+        if body.server is None and body.servers is None:
+            return tuple(server for name, server in self.servers.items() if name == "default")
+        return servers.distinct([self._server(server) for server in body.all_servers()])
+
+    def _server(self, body: ServerBody) -> ServerConfig:
+        if body.url:
+            return servers.own_server(
+                body.url, transport=body.transport, auth_token=body.auth_token, alias=body.alias
+            )
+        server = self.servers.get(body.name or "")
+        if server is None:
+            known = ", ".join(self.servers) or "none"
+            raise InvalidRequest(f"Invalid configuration: the operator's servers are: {known}.")
+        return server
+
+    def _check_message(self, message: str) -> None:
+        if not message.strip():
+            raise InvalidRequest("Message cannot be empty")
+        if len(message.encode()) > self.max_message:
+            raise TooLarge(f"The message is longer than {self.max_message} bytes. Send it in parts.")
+
+    async def _session(self, user: Principal, wanted: str | None, command_id: str) -> tuple[str, bool]:
+        """Return the session to write to, and whether it is the one that was asked for.
+
+        A new one's id comes from the command's, so that the same command again means the same session.
+
+        Raises:
+            NotConnected: The user has not connected.
+        """
+        config = await self.configs.get(user.key)
+        if config is None:
+            raise NotConnected
+        if wanted is None:
+            return config.session_id, True
+        if await self._is_theirs(user, wanted, config):
+            return wanted, True
+        return hashlib.sha256(f"{user.key} {command_id}".encode()).hexdigest()[:32], False
+
+    async def _is_theirs(self, user: Principal, session_id: str, config: UserConfig | None) -> bool:
+        """Tell whether a session is the user's; the default one is before anything was said in it."""
+        is_default = config is not None and config.session_id == session_id
+        return is_default or await self.history.has_session(user.key, session_id)
+
+    async def _running(self, user: Principal, session_id: str | None) -> str | None:
+        """Return the session's running turn, as the log tells."""
+        running: str | None = None
+        place = "0-0"
+        while entries := await self.store.log.read(user.key, place):
+            place = entries[-1].id
+            for entry in entries:
+                if isinstance(entry.event, TurnStarted) and entry.event.session_id == session_id:
+                    running = entry.command_id
+                elif entry.command_id == running and isinstance(entry.event, TurnFinished | Failed):
+                    running = None
+        return running
+
+    async def _whole(
+        self,
+        user: Principal,
+        entries: AsyncIterator[Entry | None],
+        command: Send,
+        resumed: bool,
+        headers: dict[str, str],
+    ) -> Response:
+        transcript = Transcript()
+        async for entry in entries:
+            if entry is not None:
+                transcript.add(entry.event)
+        if transcript.failed:
+            return of_failed(transcript.failed)
+        return JSONResponse(
+            {
+                "user_id": user.id,
+                "response": transcript.text,
+                **transcript.tools_used(),
+                "tool_invocations": transcript.invocations,
+                "elapsed_ms": transcript.finished.elapsed_ms,
+                "stopped": transcript.finished.stopped,
+                "usage": transcript.usage(),
+                "session_id": transcript.session_id or command.session_id,
+                "turn_id": command.id,
+                "resumed": resumed,
+            },
+            headers=headers,
+        )
+
+
+def _limit(text: str | None) -> int:
+    """Read a page size.
+
+    Raises:
+        InvalidRequest: It is not a number from 1 to 1000.
+    """
+    if text is None:
+        return 1000
+    if len(text) > 4 or not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise InvalidRequest("limit must be a number from 1 to 1000.")
+    return int(text)

@@ -1,0 +1,197 @@
+"""One list of operations; the routes and the OpenAPI document are both made from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_chat.api.auth import Auth
+from mcp_chat.api.bodies import (
+    Body,
+    CancelBody,
+    ChatBody,
+    ConnectBody,
+    SignInBody,
+    UserBody,
+)
+from mcp_chat.api.health import Health
+from mcp_chat.api.llmchat import LLMChat
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+PREFIXES = ("/llmchat", "/v1/llmchat")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What can be asked over HTTP.
+
+    Attributes:
+        errors: Status codes of its own besides 200, and those that follow from `body` and `public`.
+        query: Names of its query parameters.
+        public: Needs nobody to be signed in.
+        streams: May answer with server-sent events.
+    """
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    summary: str
+    body: type[Body] | None = None
+    errors: Sequence[int] = ()
+    query: Sequence[str] = ()
+    public: bool = False
+    streams: bool = False
+
+    def route(self) -> Route:
+        """Return its route."""
+        return Route(self.path, self.endpoint, methods=[self.method])
+
+
+def operations(chat: LLMChat, auth: Auth, health: Health) -> list[Operation]:
+    """Return all operations."""
+    return [
+        Operation(method="GET", path="/livez", endpoint=health.live, summary="Alive", public=True),
+        Operation(
+            method="GET", path="/readyz", endpoint=health.ready, summary="Ready", errors=(503,), public=True
+        ),
+        Operation(method="GET", path="/auth", endpoint=auth.who, summary="Who is signed in", public=True),
+        Operation(
+            method="POST",
+            path="/auth/demo",
+            endpoint=auth.sign_in,
+            summary="Choose a name (demo mode)",
+            body=SignInBody,
+            errors=(403, 404),
+            public=True,
+        ),
+        Operation(
+            method="POST",
+            path="/auth/logout",
+            endpoint=auth.sign_out,
+            summary="Sign out (demo mode)",
+            body=Body,
+            errors=(403, 404),
+            public=True,
+        ),
+        *(operation for prefix in PREFIXES for operation in _llmchat(prefix, chat)),
+    ]
+
+
+def _llmchat(prefix: str, chat: LLMChat) -> list[Operation]:
+    def get(path: str, endpoint: Endpoint, summary: str, **more: Any) -> Operation:
+        return Operation(method="GET", path=f"{prefix}/{path}", endpoint=endpoint, summary=summary, **more)
+
+    def post(path: str, endpoint: Endpoint, summary: str, body: type[Body], **more: Any) -> Operation:
+        return Operation(
+            method="POST", path=f"{prefix}/{path}", endpoint=endpoint, summary=summary, body=body, **more
+        )
+
+    return [
+        post("connect", chat.connect, "Connect to servers and a model", ConnectBody),
+        post("chat", chat.chat, "Send a message", ChatBody, errors=(504,), streams=True),
+        post("cancel", chat.cancel, "Stop turns", CancelBody),
+        post("disconnect", chat.disconnect, "End the session", UserBody),
+        get("status/{user_id:path}", chat.status, "Connected or not"),
+        get("config/{user_id:path}", chat.config, "The configuration, secrets masked", errors=(404,)),
+        get(
+            "history/{user_id:path}",
+            chat.messages,
+            "The messages of a conversation",
+            errors=(400, 404),
+            query=("session_id", "limit"),
+        ),
+        get("gateway/models", chat.models, "Models to choose from"),
+        get("servers", chat.list_servers, "The operator's servers"),
+    ]
+
+
+ERRORS = {
+    400: "Not possible as it stands; `detail` says what to do",
+    401: "Nobody is signed in",
+    403: "Not allowed",
+    404: "Not found",
+    413: "Too large",
+    415: "Not JSON",
+    422: "The body has a wrong form",
+    429: "Too many",
+    503: "A server, the model or the storage does not answer",
+    504: "The model did not answer in time",
+}
+
+
+def document(listed: Sequence[Operation], *, version: str) -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    bodies = {operation.body for operation in listed if operation.body}
+    refs, definitions = models_json_schema(
+        [(body, "validation") for body in sorted(bodies, key=lambda body: body.__name__)],
+        ref_template="#/components/schemas/{model}",
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in listed:
+        schema = refs[operation.body, "validation"] if operation.body else None
+        path = re.sub(r":\w+}", "}", operation.path)
+        paths.setdefault(path, {})[operation.method.lower()] = _described(operation, schema)
+    error = {"type": "object", "properties": {"detail": {"type": "string"}, "code": {"type": "string"}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "mcp-chat", "version": version, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {
+            "schemas": {**definitions.get("$defs", {}), "Error": error},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _described(operation: Operation, schema: Any) -> dict[str, Any]:
+    good = {"application/json": {"schema": {"type": "object"}}}
+    if operation.streams:
+        good["text/event-stream"] = {"schema": {"type": "string"}}
+    codes = {*operation.errors, *(() if operation.public else (401, 403, 503))}
+    if operation.body:
+        codes |= {400, 413, 415, 422, *(() if operation.public else (429,))}
+    described: dict[str, Any] = {
+        "operationId": f"{operation.method.lower()}{re.sub(r'[^a-z0-9]+', '_', operation.path)}".strip("_"),
+        "summary": operation.summary,
+        "security": [] if operation.public else [{"bearer": []}],
+        "parameters": _parameters(operation),
+        "responses": {
+            "200": {"description": "Done", "content": good},
+            **{str(code): _error(code) for code in sorted(codes)},
+        },
+    }
+    if schema:
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return described
+
+
+def _error(code: int) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Error"}
+    return {"description": ERRORS[code], "content": {"application/json": {"schema": schema}}}
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    text = {"type": "string"}
+    placed = [
+        {"name": name, "in": "path", "required": True, "schema": text}
+        for name in re.findall(r"{(\w+)", operation.path)
+    ]
+    return placed + [{"name": name, "in": "query", "schema": text} for name in operation.query]
+
+
+def openapi_route(listed: Sequence[Operation], *, version: str) -> Route:
+    """Return the route of the document, which is made once."""
+    made = document(listed, version=version)
+
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(made)
+
+    return Route("/openapi.json", openapi)

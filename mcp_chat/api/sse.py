@@ -1,0 +1,23 @@
+"""Server-sent events, with the line ends and headers that the contract's clients read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from starlette.responses import StreamingResponse
+
+HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}
+HEARTBEAT = ": alive\n\n"
+"""A comment: keeps proxies from closing a stream in which nothing happens."""
+
+
+def frame(event: str, data: dict[str, Any]) -> str:
+    """Return one event. JSON escapes line ends, so no text can make a second one."""
+    return f"event: {event}\ndata: {orjson.dumps(data).decode()}\n\n"
+
+
+def event_stream(frames: AsyncIterator[str], headers: dict[str, str]) -> StreamingResponse:
+    """Return the response that sends frames as they come."""
+    return StreamingResponse(frames, media_type="text/event-stream", headers={**HEADERS, **headers})

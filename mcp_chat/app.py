@@ -1,0 +1,251 @@
+"""The application: opens everything once, in order, and closes it in reverse."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+
+import anyio
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from mcp_chat import logs
+from mcp_chat.actor import Workshop
+from mcp_chat.api import errors, operations, web
+from mcp_chat.api.auth import Auth
+from mcp_chat.api.health import Check, Health
+from mcp_chat.api.identity import DemoIdentity, Identity, JWTIdentity, cookie_secret
+from mcp_chat.api.llmchat import LLMChat
+from mcp_chat.catalogue import CatalogueEntry, read_catalogue
+from mcp_chat.config import ServerConfig
+from mcp_chat.configs import UserConfigs
+from mcp_chat.connections import Connection, Dialer
+from mcp_chat.dispatch import Dispatch
+from mcp_chat.drain import Drain
+from mcp_chat.exceptions import ChatError, SettingsError
+from mcp_chat.history import ChatHistoryManager
+from mcp_chat.netguard import Policy
+from mcp_chat.ownership import Ownership
+from mcp_chat.providers import Providers
+from mcp_chat.safety import check_settings
+from mcp_chat.servers import current, read_servers
+from mcp_chat.session import new_id
+from mcp_chat.settings import Settings, load_settings
+from mcp_chat.stores.base import Archive, Store
+from mcp_chat.stores.memory import MemoryStore
+from mcp_chat.stores.redis import open_redis
+from mcp_chat.stores.sql import open_sql
+from mcp_chat.vault import Vault, decode_key
+
+log = structlog.get_logger()
+
+STOP_GRACE = 8.0
+"""Seconds that turns get to end when the worker stops."""
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """Return the application. Nothing is opened before its lifespan begins.
+
+    Args:
+        settings: What to use instead of the environment.
+
+    Raises:
+        SettingsError: The settings do not allow a safe start.
+    """
+    settings = settings or load_settings()
+    check_settings(settings)
+    check_stores(settings)
+    logs.set_up(settings.log_level)
+    entries = read_catalogue(settings.models_file)
+    servers = {**demo_servers(), **read_servers(settings.servers_file)}
+    identity = identity_of(settings)
+    vault = Vault(key_of(settings))
+    drain = Drain()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            store, archive = await open_stores(settings, stack)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            workshop = workshop_of(settings, store, archive, vault, entries, servers)
+            ownership = Ownership(
+                os.environ.get("MCP_CHAT_WORKER") or f"{settings.worker_id}:{os.getpid()}:{new_id()[:8]}",
+                workshop,
+                tasks,
+                lock_ttl=settings.session_lock_ttl,
+                lock_retries=settings.session_lock_retries,
+                lock_wait=settings.session_lock_wait,
+            )
+            await ownership.start()
+            mount(app, settings, workshop, ownership, identity, servers, drain)
+            left = anyio.Event()
+            tasks.start_soon(leave, ownership, drain, left)
+            log.info("worker.ready", worker=ownership.worker)
+            yield
+            drain.start()
+            await left.wait()
+            tasks.cancel_scope.cancel()
+
+    app = Starlette(
+        middleware=middleware(settings),
+        exception_handlers={
+            ChatError: errors.on_error,
+            HTTPException: errors.on_http_exception,
+            Exception: errors.on_crash,
+        },
+        lifespan=lifespan,
+    )
+    app.state.drain = drain
+    return app
+
+
+async def leave(ownership: Ownership, drain: Drain, left: anyio.Event) -> None:
+    """Let turns end as soon as the worker drains: the streams that wait for them end with them."""
+    await drain.wait()
+    await ownership.stop(STOP_GRACE)
+    left.set()
+
+
+def check_stores(settings: Settings) -> None:
+    """Refuse several workers that could not see each other.
+
+    Raises:
+        SettingsError: Several workers without Redis.
+    """
+    if settings.workers > 1 and not settings.redis_url.get_secret_value():
+        raise SettingsError(
+            "Several workers need Redis: set REDIS_URL or GUNICORN_WORKERS=1, or use `mcp-chat serve`."
+        )
+
+
+def middleware(settings: Settings) -> list[Middleware]:
+    """Return what stands around every request.
+
+    In demo mode only names of this machine are served: a page elsewhere could otherwise point its own
+    name at it.
+    """
+    around = [Middleware(logs.RequestLog), Middleware(web.SecurityHeaders)]
+    if settings.auth == "demo":
+        hosts = ["localhost", "127.0.0.1", "[::1]", settings.host]
+        around.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False))
+    return around
+
+
+def identity_of(settings: Settings) -> Identity:
+    """Return what proves who asks."""
+    secret = settings.jwt_secret_key.get_secret_value()
+    if settings.auth == "jwt":
+        return JWTIdentity(secret, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    return DemoIdentity(cookie_secret(secret or secrets.token_urlsafe(32)))
+
+
+def key_of(settings: Settings) -> bytes:
+    """Return the encryption key; in demo mode one that lasts as long as this process if none is set."""
+    text = settings.encryption_key.get_secret_value()
+    return decode_key(text) if text else os.urandom(32)
+
+
+def demo_servers() -> dict[str, ServerConfig]:
+    """Return the demo server, if `mcp-chat serve` has started it."""
+    url = os.environ.get("MCP_CHAT_DEMO_URL")
+    if not url:
+        return {}
+    text = "Arithmetic, time, a to-do list, a slow tool and one that fails, to try the chat with."
+    return {"demo": ServerConfig(alias="demo", url=url, description=text, operator=True)}
+
+
+async def open_stores(settings: Settings, stack: AsyncExitStack) -> tuple[Store, Archive | None]:
+    """Open what is set: Redis or memory, and the archive if there is a database."""
+    redis_url = settings.redis_url.get_secret_value()
+    database_url = settings.database_url.get_secret_value()
+    archive = await stack.enter_async_context(open_sql(database_url)) if database_url else None
+    if archive:
+        await archive.ping()
+    if not redis_url:
+        return MemoryStore(max_messages=settings.history_max_messages), archive
+    redis = open_redis(
+        redis_url,
+        max_messages=settings.history_max_messages,
+        history_ttl=settings.history_ttl,
+        session_ttl=settings.session_ttl,
+    )
+    return await stack.enter_async_context(redis), archive
+
+
+def workshop_of(
+    settings: Settings,
+    store: Store,
+    archive: Archive | None,
+    vault: Vault,
+    entries: list[CatalogueEntry],
+    servers: dict[str, ServerConfig],
+) -> Workshop:
+    """Return what the actors work with."""
+    policy = Policy(settings.allowed_networks)
+    silence = settings.tool_timeout + 5
+    connection = partial(
+        Connection,
+        connector=Dialer(policy, timeout=settings.connect_timeout, silence=silence),
+        connect_timeout=settings.connect_timeout,
+        tool_timeout=settings.tool_timeout,
+    )
+    return Workshop(
+        store=store,
+        archive=archive,
+        configs=UserConfigs(store.configs, archive, vault),
+        history=ChatHistoryManager(store.window, archive=archive, max_messages=settings.history_max_messages),
+        vault=vault,
+        providers=Providers(
+            entries,
+            policy=policy,
+            ollama_url="" if settings.ollama_url == "off" else settings.ollama_url,
+            silence=settings.model_timeout,
+        ),
+        connection=lambda server: connection(current(server, servers)),
+        turn_timeout=settings.turn_timeout,
+        model_timeout=settings.model_timeout,
+        tool_rounds=settings.tool_rounds,
+        idle_timeout=settings.idle_timeout,
+    )
+
+
+def mount(
+    app: Starlette,
+    settings: Settings,
+    workshop: Workshop,
+    ownership: Ownership,
+    identity: Identity,
+    servers: dict[str, ServerConfig],
+    drain: Drain,
+) -> None:
+    """Put the routes in place, now that there is something behind them."""
+    chat = LLMChat(
+        identity=identity,
+        dispatch=Dispatch(workshop.store, ownership, patience=settings.turn_timeout + 60),
+        store=workshop.store,
+        configs=workshop.configs,
+        history=workshop.history,
+        vault=workshop.vault,
+        providers=workshop.providers,
+        servers=servers,
+        max_messages=settings.history_max_messages,
+        max_body=settings.max_body_bytes,
+        max_message=settings.max_message_bytes,
+    )
+    checks: dict[str, Check] = {"store": workshop.store.ping}
+    if workshop.archive:
+        checks["database"] = workshop.archive.ping
+    health = Health(checks=checks, draining=lambda: drain.draining)
+    listed = operations.operations(chat, Auth(identity=identity, max_body=settings.max_body_bytes), health)
+    app.router.routes[:] = [
+        *(operation.route() for operation in listed),
+        operations.openapi_route(listed, version=version("mcp-chat")),
+        *web.routes(),
+    ]

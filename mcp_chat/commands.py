@@ -1,0 +1,56 @@
+"""What someone asks a user's owner to do. Commands wait in the user's inbox until the owner takes them up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from mcp_chat.session import new_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connect:
+    """Open these servers and use this model from now on.
+
+    Attributes:
+        sealed: The user's new configuration, sealed by the vault: it holds secrets.
+    """
+
+    sealed: str
+    id: str = field(default_factory=new_id)
+    type: Literal["connect"] = "connect"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Answer this message; a turn begins. Its id is the turn's."""
+
+    session_id: str
+    text: str
+    id: str = field(default_factory=new_id)
+    type: Literal["send"] = "send"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Stop the turns of a session, running and waiting, or of all sessions."""
+
+    session_id: str | None = None
+    id: str = field(default_factory=new_id)
+    type: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnect:
+    """Stop everything, close the connections, forget the configuration."""
+
+    id: str = field(default_factory=new_id)
+    type: Literal["disconnect"] = "disconnect"
+
+
+Command = Connect | Send | Cancel | Disconnect
+
+COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
+"""Commands as JSON."""

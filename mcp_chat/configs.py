@@ -1,0 +1,95 @@
+"""The users' configurations: sealed, in the archive if there is one, with a copy in the store."""
+
+from __future__ import annotations
+
+import structlog
+from pydantic import ValidationError
+
+from mcp_chat.config import CONFIG, UserConfig
+from mcp_chat.exceptions import StoreUnavailable, Unreadable
+from mcp_chat.stores.base import Archive, Configs
+from mcp_chat.vault import Vault
+
+log = structlog.get_logger()
+
+FIELD = "config"
+
+
+class UserConfigs:
+    """Reads and writes configurations; only the owner of a user writes.
+
+    Args:
+        copies: The fast copies, which may vanish; all there is without an archive.
+        archive: The record, or None.
+        vault: Seals them: they hold keys and tokens.
+    """
+
+    def __init__(self, copies: Configs, archive: Archive | None, vault: Vault) -> None:
+        self._copies = copies
+        self._archive = archive
+        self._vault = vault
+
+    async def exists(self, user: str) -> bool:
+        """Tell whether the user is connected."""
+        return await self.get(user) is not None
+
+    async def get(self, user: str) -> UserConfig | None:
+        """Return the user's configuration, or None if they are not connected.
+
+        One that was sealed with a lost key, or by a version that this one does not know, is none.
+        """
+        sealed = await self._sealed(user)
+        if sealed is None:
+            return None
+        try:
+            return CONFIG.validate_json(self._vault.open(sealed, user=user, field=FIELD))
+        except (Unreadable, ValidationError) as error:
+            log.warning("config.unreadable", user=user, error=type(error).__name__)
+            return None
+
+    async def put(self, user: str, config: UserConfig, *, epoch: int) -> None:
+        """Set it: wholly, or not at all when this raises.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        sealed = self._vault.seal(CONFIG.dump_json(config).decode(), user=user, field=FIELD)
+        if self._archive is None:
+            return await self._copies.put(user, sealed, epoch=epoch)
+        await self._copies.delete(user, epoch=epoch)  # first, so that no old copy outlives the new record
+        await self._archive.open_session(user, config.session_id, epoch=epoch)
+        await self._archive.put(user, sealed, epoch=epoch)
+        return await self._copy(user, sealed, epoch)
+
+    async def touch(self, user: str, *, epoch: int) -> None:
+        """Let the copy live on, or come back.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        sealed = await self._sealed(user)
+        if sealed is not None:
+            await self._copies.put(user, sealed, epoch=epoch)
+
+    async def forget(self, user: str, *, epoch: int) -> None:
+        """Delete it.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        if self._archive:
+            await self._archive.delete(user, epoch=epoch)
+        await self._copies.delete(user, epoch=epoch)
+
+    async def _sealed(self, user: str) -> str | None:
+        sealed = await self._copies.get(user)
+        if sealed is None and self._archive:
+            sealed = await self._archive.get(user)
+        return sealed
+
+    async def _copy(self, user: str, sealed: str, epoch: int) -> None:
+        """The record is written; without a copy it is only read more slowly."""
+        try:
+            await self._copies.put(user, sealed, epoch=epoch)
+        except StoreUnavailable:
+            log.warning("config.not_copied", user=user)

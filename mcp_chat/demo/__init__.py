@@ -1,0 +1,1 @@
+"""What it takes to try the chat without an account anywhere: a model made of rules, a server of toys."""

@@ -1,0 +1,167 @@
+"""Facts in a user's log, and the one fold that makes the next session of them.
+
+An event belongs to the command that caused it; a turn is the command ``Send``, so a turn's id is its
+command's id. Every command has exactly one final event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from mcp_chat.session import Message, Session, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """An owner has taken a user's message up.
+
+    Attributes:
+        run: Begins the ids of the messages that this attempt writes, so that none is written twice.
+    """
+
+    session_id: str
+    run: str = ""
+    type: Literal["turn_started"] = "turn_started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """The model said a little more."""
+
+    text: str
+    type: Literal["text_delta"] = "text_delta"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolStarted:
+    """A tool call is on its way to its server."""
+
+    call_id: str
+    name: str
+    args: Mapping[str, Any]
+    at: str
+    type: Literal["tool_started"] = "tool_started"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolProgressed:
+    """The server told how far a call is."""
+
+    call_id: str
+    name: str
+    progress: float
+    total: float | None = None
+    message: str | None = None
+    type: Literal["tool_progressed"] = "tool_progressed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFinished:
+    """A tool call ended; a failure is for the model to read, not an error of the turn."""
+
+    call_id: str
+    name: str
+    output: str
+    failed: bool
+    at: str
+    type: Literal["tool_finished"] = "tool_finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageAdded:
+    """A message is in the history."""
+
+    message: Message
+    usage: Usage = field(default_factory=Usage)
+    type: Literal["message_added"] = "message_added"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFinished:
+    """The answer is complete, or was stopped by the user; the history was written before."""
+
+    stopped: bool = False
+    elapsed_ms: int = 0
+    usage: Usage = field(default_factory=Usage)
+    type: Literal["turn_finished"] = "turn_finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected:
+    """The user's servers answered, and the new configuration is in force."""
+
+    session_id: str
+    tools: tuple[str, ...]
+    type: Literal["connected"] = "connected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """So many turns were told to stop."""
+
+    turns: int
+    type: Literal["cancelled"] = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected:
+    """Turns are cancelled, connections closed, the configuration forgotten."""
+
+    type: Literal["disconnected"] = "disconnected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A command came to nothing: the code of a `ChatError` and its sentence."""
+
+    code: str
+    text: str
+    retryable: bool = False
+    retry_after: float | None = None
+    type: Literal["failed"] = "failed"
+
+
+Final = TurnFinished | Connected | Cancelled | Disconnected | Failed
+Event = TurnStarted | TextDelta | ToolStarted | ToolProgressed | ToolFinished | MessageAdded | Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An event in the log.
+
+    Attributes:
+        id: Its place, ``<epoch>-<n>``, strictly rising within a user's log.
+        command_id: The command that caused it.
+    """
+
+    id: str
+    command_id: str
+    event: Annotated[Event, Field(discriminator="type")]
+
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+"""Events as JSON."""
+
+
+def is_final(event: Event) -> bool:
+    """Tell whether nothing follows for the event's command."""
+    return isinstance(event, Final)
+
+
+def order(entry_id: str) -> tuple[int, int]:
+    """Return an entry's place as numbers that compare."""
+    epoch, _, n = entry_id.partition("-")
+    return int(epoch), int(n or 0)
+
+
+def fold(session: Session, event: Event) -> Session:
+    """Return the session after the event. Deltas are for eyes, messages are for memory."""
+    match event:
+        case MessageAdded(message=message, usage=usage):
+            return session.add(message).spend(usage)
+        case _:
+            return session

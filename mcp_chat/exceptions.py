@@ -1,0 +1,148 @@
+"""The error tree. A docstring is the message a person reads when none is given.
+
+ChatError                      code, retryable; str() is safe to show to the user it happened to
+├── NotAuthenticated           who asks is not proven
+├── Forbidden                  proven, but not allowed
+├── InvalidRequest             the request cannot be carried out as it stands
+│   ├── TooLarge               a body or a message over its limit
+│   └── AddressNotAllowed      a URL whose address may not be dialled (netguard)
+├── NotConnected               the user has no live configuration
+│   └── Unreadable             they had one, and it cannot be opened any more
+├── TooManyWaiting             the user's inbox is full
+├── NotFound                   no such thing, or not theirs: the two look alike
+├── ServerUnavailable          an MCP server could not be reached or did not behave
+│   ├── AnswerTooLarge         it answered without end (netguard)
+│   └── ToolsUnreadable        its list of tools could not be read (connections)
+├── ModelFailed                the model or its provider did not answer as it should
+│   └── ModelTimeout           it did not answer in time
+├── StoreUnavailable           Redis or the database did not answer
+├── Draining                   this worker is about to stop
+├── Interrupted                the worker that ran the turn has stopped
+├── Fenced                     another worker owns this user now
+└── Unexpected                 what a bug looks like from outside; the details are in the log
+SettingsError                  start-up only: the process refuses to run
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ChatError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class NotAuthenticated(ChatError):
+    """Authorization token required"""
+
+    code = "not_authenticated"
+
+
+class Forbidden(ChatError):
+    """Access denied"""
+
+    code = "forbidden"
+
+
+class InvalidRequest(ChatError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+
+
+class TooLarge(InvalidRequest):
+    """The request is too large."""
+
+    code = "too_large"
+
+
+class NotConnected(ChatError):
+    """No active session found. Please connect to a server first."""
+
+    code = "not_connected"
+
+
+class Unreadable(NotConnected):
+    """What was stored about your connection cannot be opened any more. Please connect again."""
+
+
+class TooManyWaiting(ChatError):
+    """Too many messages are waiting for an answer. Wait for one of them, or cancel."""
+
+    code = "too_many_waiting"
+    retryable = True
+
+
+class NotFound(ChatError):
+    """Not found."""
+
+    code = "not_found"
+
+
+class ServerUnavailable(ChatError):
+    """Failed to connect to MCP server. Please verify the server URL and authentication."""
+
+    code = "server_unavailable"
+    retryable = True
+
+
+class ModelFailed(ChatError):
+    """The model did not answer. Please try again."""
+
+    code = "model_failed"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelTimeout(ModelFailed):
+    """Request timed out. The LLM took too long to respond."""
+
+    code = "model_timeout"
+
+
+class StoreUnavailable(ChatError):
+    """The chat's storage is not reachable right now. Please try again in a moment."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class Fenced(ChatError):
+    """Another worker has taken over this conversation. Please try again."""
+
+    code = "fenced"
+    retryable = True
+
+
+class Draining(ChatError):
+    """This server process is being replaced. Please try again."""
+
+    code = "draining"
+    retryable = True
+
+
+class Interrupted(ChatError):
+    """The turn was interrupted because its worker stopped. Please send the message again."""
+
+    code = "interrupted"
+    retryable = True
+
+
+class Unexpected(ChatError):
+    """An unexpected error occurred"""
+
+    code = "unexpected"
+    retryable = True
+
+
+class SettingsError(Exception):
+    """The settings do not allow a safe start; the message is one sentence that says what to change."""

@@ -1,0 +1,374 @@
+"""Which addresses may be dialled, decided at the moment a socket is opened.
+
+Checks of a URL's text lose: ``127.1``, ``0x7f000001`` and a name whose DNS answer changes are all
+loopback once they are dialled. So the network backend below the HTTP client resolves the name,
+judges every answer and dials the literal address. Redirects, retries, refilled pools and OAuth
+discovery all pass there. The pool, Host, SNI and the certificate check keep the name.
+
+``mcp`` speaks httpx2 and the model clients speak httpx: each class here that ends in 2 is the twin
+for the former.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Generic, TypeVar
+
+import anyio
+import httpcore
+import httpcore2
+import httpx
+import httpx2
+
+from mcp_chat.exceptions import InvalidRequest, ServerUnavailable
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+RESOLVE_SECONDS = 3.0
+_MAX_DIALS = 4  # of a name's addresses; all of them are judged
+_LOOKUPS = ThreadPoolExecutor(8, "lookup")  # a name with a slow DNS server delays only other users' names
+_POOL: dict[str, Any] = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 5}
+_UNREACHABLE = (
+    httpcore.ConnectError,
+    httpcore.ConnectTimeout,
+    httpcore2.ConnectError,
+    httpcore2.ConnectTimeout,
+)
+
+
+def _networks(*texts: str) -> tuple[Network, ...]:
+    return tuple(ip_network(part) for text in texts for part in text.split())
+
+
+def _numbers(*texts: str) -> frozenset[int]:
+    return frozenset(int(part) for text in texts for part in text.split())
+
+
+# None of these is opened by an allowed network that is wider than the range itself.
+_NARROW = _networks(
+    "169.254.0.0/16 fe80::/10",  # link-local, where most clouds keep credentials
+    "100.100.100.200 168.63.129.16 192.0.0.192",  # the same of Alibaba, Azure, Oracle
+    "fd00:ec2::/32 fd20:ce::254 fd00:42::42",  # of AWS, Google, Scaleway
+    "64:ff9b::/96 64:ff9b:1::/48 2002::/16 2001::/32 ::ffff:0:0:0/96",  # NAT64, 6to4, Teredo, translated
+    "::8000:0/97 ::4000:0/98 ::2000:0/99 ::1000:0/100 ::800:0/101 ::400:0/102 ::200:0/103 ::100:0/104",
+    "fec0::/10",  # site-local; the line above is IPv4-compatible, but not :: and ::1
+)
+_NOT_PUBLIC = _NARROW + _networks(
+    "0.0.0.0/8 10.0.0.0/8 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16",
+    "100.64.0.0/10 192.0.0.0/24 198.18.0.0/15",  # carrier NAT, IETF, benchmarks
+    "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 2001:db8::/32 3fff::/20",  # documentation
+    "192.88.99.0/24 224.0.0.0/3 2001::/23",  # 6to4 relays; multicast, reserved, broadcast; IETF
+)
+_UNICAST = ip_network("2000::/3")  # all that IPv6 has of public addresses
+
+# Mail, shells, directories, databases: servers that act on the lines of an HTTP request.
+_OTHER_PORTS = _numbers(
+    "0 7 9 13 19 20 21 22 23 25 37 53 69 79 110 111 119 123 135 137 139 143 161 179 389 427 445 465 512",
+    "513 514 515 548 554 587 636 873 990 993 995 1433 1521 1723 2049 3306 3389 4190 5060 5432 5900 6379",
+    "6667 11211 27017",
+)
+_URL = re.compile(
+    r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@%:\\\[\]]+)(:[0-9]{1,5})?([/?][^\s#\\]*)?", re.ASCII | re.IGNORECASE
+)
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+class AddressNotAllowed(InvalidRequest):
+    """This address is not allowed. Check the URL, or ask the operator to allow the server's network."""
+
+    code = "address_not_allowed"
+
+
+class AnswerTooLarge(ServerUnavailable, httpx2.StreamError):
+    """The server's answer is too large, or it is compressed although we asked for a plain one."""
+
+    # A StreamError too: the mcp library then fails the one call and keeps the connection.
+    code = "answer_too_large"
+    retryable = False
+
+
+def check_url(url: str) -> str:
+    """Return a user's URL in the form in which both HTTP libraries read it.
+
+    Raises:
+        InvalidRequest: It is not a plain http or https URL; the text says how to write one.
+    """
+    try:
+        if len(url) > 2048 or not url.isprintable() or not _URL.fullmatch(url):
+            raise ValueError(url)
+        parsed = httpx2.URL(url)
+        parsed = parsed.copy_with(host=_plain_host(parsed.raw_host.decode()))
+    except (httpx2.InvalidURL, ValueError):
+        advice = "write it as https://host/path, without a user name, spaces, backslashes or #."
+        raise InvalidRequest(f"Invalid server URL: {advice}") from None
+    if parsed.port is not None and (parsed.port in _OTHER_PORTS or parsed.port > 65535):
+        raise InvalidRequest("Invalid server URL: use a port of a web server, such as 443 or 8080.")
+    return str(parsed)
+
+
+def _plain_host(host: str) -> str:
+    """Return the host in its shortest form; a ValueError if it can be none."""
+    if ":" in host:
+        return str(IPv6Address(host))
+    host = host.removesuffix(".")
+    if len(host) > 253 or not all(map(_LABEL.fullmatch, host.split("."))):
+        raise ValueError(host)
+    return host
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The addresses that users may have dialled: public ones, and the networks that the operator allows."""
+
+    allowed_networks: tuple[Network, ...] = ()
+
+    def allows(self, address: Address) -> bool:
+        """Whether the address may be dialled; what is not known to be public is not."""
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        least = max((narrow.prefixlen for narrow in _NARROW if address in narrow), default=0)
+        if any(address in network and network.prefixlen >= least for network in self.allowed_networks):
+            return True
+        if address.version == 6 and address not in _UNICAST:
+            return False
+        return not any(address in network for network in _NOT_PUBLIC)
+
+
+def refusal(error: BaseException) -> AddressNotAllowed | AnswerTooLarge | None:
+    """Find our own error inside one that an HTTP library, an SDK or a task group made of it."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, AddressNotAllowed | AnswerTooLarge):
+            return found
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            waiting += [found.__context__, found.__cause__, *getattr(found, "exceptions", ())]
+    return None
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Return the addresses of a host, each once, asked for in a thread."""
+    lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    answers = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, lookup)
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+S = TypeVar("S", httpcore.AsyncNetworkStream, httpcore2.AsyncNetworkStream)
+
+
+class _Guard(Generic[S]):
+    """Opens sockets to allowed addresses only.
+
+    Args:
+        policy: What is allowed.
+        resolver: Asked once per dial.
+    """
+
+    _network: Any
+
+    def __init__(self, policy: Policy, resolver: Resolver = resolve) -> None:
+        self._policy = policy
+        self._resolve = resolver
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> S:
+        """Dial the host's addresses one after the other, if every one of them is allowed.
+
+        Raises:
+            AddressNotAllowed: One of them is not, or there is none.
+            ServerUnavailable: The name could not be looked up now.
+        """
+        *others, last = (await self._judged(host, port))[:_MAX_DIALS]
+        share = None if timeout is None else timeout / (len(others) + 1)
+        dial = partial(self._dial, port=port, timeout=share, local_address=local_address)
+        for address in others:
+            with suppress(*_UNREACHABLE):
+                return await dial(address, socket_options=socket_options)
+        return await dial(last, socket_options=socket_options)
+
+    async def _judged(self, host: str, port: int) -> Sequence[str]:
+        """Return the host's addresses, all of them allowed."""
+        try:
+            with anyio.fail_after(RESOLVE_SECONDS):
+                addresses = await self._resolve(host, port)
+        except TimeoutError as error:
+            raise ServerUnavailable from error
+        except (socket.gaierror, UnicodeError) as error:
+            if error.args[0] == socket.EAI_AGAIN:
+                raise ServerUnavailable from error
+            addresses = ()  # no such name: said in the same words, so that it tells nothing of inner names
+        allowed = [self._policy.allows(ip_address(address)) for address in addresses]
+        if port in _OTHER_PORTS or not allowed or not all(allowed):
+            raise AddressNotAllowed
+        return addresses
+
+    async def _dial(self, address: str, **options: Any) -> S:
+        """Connect, and make sure of who is at the other end."""
+        stream: S = await self._network.connect_tcp(address, **options)
+        with suppress(OSError, TypeError):  # gone again already
+            if self._policy.allows(ip_address(stream.get_extra_info("server_addr")[0])):
+                return stream
+        await stream.aclose()
+        raise AddressNotAllowed
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> S:
+        """Refuse."""
+        raise AddressNotAllowed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait between two attempts."""
+        await anyio.sleep(seconds)
+
+
+class GuardedBackend(_Guard[httpcore.AsyncNetworkStream], httpcore.AsyncNetworkBackend):
+    """The guard below httpx."""
+
+    _network = httpcore.AnyIOBackend()
+
+
+class GuardedBackend2(_Guard[httpcore2.AsyncNetworkStream], httpcore2.AsyncNetworkBackend):
+    """The guard below httpx2."""
+
+    _network = httpcore2.AnyIOBackend()
+
+
+_ENDS = {"text/event-stream": (b"\n\n", b"\r\r", b"\r\n\r\n"), "application/x-ndjson": (b"\n",)}
+
+
+class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
+    """A response body that ends with an error once it, or one event in it, is too large."""
+
+    def __init__(self, stream: Any, *, max_total: float, max_event: float, ends: Sequence[bytes]) -> None:
+        self._stream = stream
+        self._max_total = max_total
+        self._max_event = max_event
+        self._ends = ends
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body."""
+        total, event, tail = 0, 0, b""
+        async for chunk in self._stream:
+            text = tail + chunk
+            last = max((text.rfind(end) for end in self._ends), default=-1)
+            event, tail = len(text) - last if last >= 0 else event + len(chunk), text[-3:]
+            total += len(chunk)
+            if total > self._max_total or event > self._max_event:
+                raise AnswerTooLarge
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the connection or give it back."""
+        await self._stream.aclose()
+
+
+def _capped(response: Any, accept: str, max_bytes: int) -> _Capped:
+    """Return a response's body; of a stream that was asked for, only each event is limited."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    ends = _ENDS.get(kind, ()) if response.is_success else ()
+    total: float = max_bytes
+    if ends:  # who does not ask for events may read all of them before looking; models stream like that
+        total = math.inf if kind in accept else 8 * max_bytes
+    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        total = 0  # how large it is, is known only when it is too late
+    return _Capped(response.stream, max_total=total, max_event=max_bytes, ends=ends)
+
+
+_tls = cache(httpx2.create_ssl_context)  # takes 20 ms: once per process, and not at import
+
+
+class GuardedTransport(httpx.AsyncHTTPTransport):
+    """httpx's transport with guarded sockets and capped bodies.
+
+    Args:
+        policy: What may be dialled; None for the operator's own servers, which may be anywhere.
+        max_bytes: Largest body, or event of an event stream; more is an AnswerTooLarge.
+        resolver: Looks names up.
+    """
+
+    def __init__(
+        self, policy: Policy | None, *, max_bytes: int = MAX_BODY_BYTES, resolver: Resolver = resolve
+    ) -> None:
+        super().__init__(verify=_tls(), trust_env=False)
+        self._max_bytes = max_bytes
+        if policy is not None:  # the parent has no parameter for it
+            guard = GuardedBackend(policy, resolver)
+            self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request."""
+        request.headers["accept-encoding"] = "identity"
+        response = await super().handle_async_request(request)
+        response.stream = _capped(response, request.headers.get("accept", ""), self._max_bytes)
+        return response
+
+
+class GuardedTransport2(httpx2.AsyncHTTPTransport):
+    """The same of httpx2."""
+
+    def __init__(
+        self, policy: Policy | None, *, max_bytes: int = MAX_BODY_BYTES, resolver: Resolver = resolve
+    ) -> None:
+        super().__init__(verify=_tls(), trust_env=False)
+        self._max_bytes = max_bytes
+        if policy is not None:  # the parent has no parameter for it
+            guard = GuardedBackend2(policy, resolver)
+            self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request."""
+        request.headers["accept-encoding"] = "identity"
+        response = await super().handle_async_request(request)
+        response.stream = _capped(response, request.headers.get("accept", ""), self._max_bytes)
+        return response
+
+
+def guarded_client(
+    policy: Policy | None,
+    *,
+    timeout: httpx.Timeout | float | None,
+    max_bytes: int = MAX_BODY_BYTES,
+    resolver: Resolver = resolve,
+) -> httpx.AsyncClient:
+    """Return a client for model servers that follows no redirect and reads no proxy from the environment.
+
+    Args:
+        policy: As for GuardedTransport, like the last two.
+        timeout: Also the limit to silence while a body is read.
+    """
+    transport = GuardedTransport(policy, max_bytes=max_bytes, resolver=resolver)
+    return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False)
+
+
+def guarded_client2(
+    policy: Policy | None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout: httpx2.Timeout | float | None,
+    max_bytes: int = MAX_BODY_BYTES,
+    resolver: Resolver = resolve,
+) -> httpx2.AsyncClient:
+    """Return the same for MCP servers and their OAuth discovery, with headers for every request."""
+    transport = GuardedTransport2(policy, max_bytes=max_bytes, resolver=resolver)
+    return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)

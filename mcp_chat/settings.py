@@ -1,0 +1,214 @@
+"""Every knob, one line of help each. Read once, by the application and the command line only."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import load_dotenv
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mcp_chat.exceptions import SettingsError
+
+Network = IPv4Network | IPv6Network
+
+
+def _networks(value: object) -> object:
+    """Read ``10.0.0.0/8, ::1/128`` as a tuple of networks."""
+    if isinstance(value, str):
+        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+    return value
+
+
+def _known_algorithm(value: str) -> str:
+    if value != "HS256":
+        raise ValueError("only HS256 is supported")
+    return value
+
+
+class Settings(BaseSettings):
+    """What an operator can set, from the environment or a ``.env`` file.
+
+    The names are the aliases, and not those of the fields: `HOST` is many shells' own. Names that
+    ContextForge has too mean the same here.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    # Where it listens
+    host: str = Field("127.0.0.1", alias="MCP_CHAT_HOST", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, alias="MCP_CHAT_PORT", description="Port to listen on.")
+    workers: int = Field(2, ge=1, le=64, alias="GUNICORN_WORKERS", description="Worker processes.")
+    worker_id: str = Field(
+        "",
+        alias="WORKER_ID",
+        description="Name of this host's workers; the process is added. Empty: the host name.",
+    )
+
+    # Where it keeps things
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        alias="REDIS_URL",
+        description="Redis or Valkey, redis://host:6379/0. Empty: `mcp-chat serve` starts a private Valkey.",
+    )
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        alias="DATABASE_URL",
+        description="A postgresql:// or sqlite:/// URL. Empty: `mcp-chat serve` uses SQLite.",
+    )
+    data_dir: Path = Field(
+        Path("data"),
+        alias="MCP_CHAT_DATA_DIR",
+        description="Directory of the embedded Valkey, SQLite and keys.",
+    )
+
+    # Who asks
+    auth: Literal["demo", "jwt"] = Field(
+        "demo", alias="MCP_CHAT_AUTH", description="demo: choose a name, loopback only. jwt: bearer token."
+    )
+    jwt_secret_key: SecretStr = Field(
+        SecretStr(""), alias="JWT_SECRET_KEY", description="Secret of the HS256 tokens, 32 bytes or more."
+    )
+    jwt_algorithm: Annotated[str, AfterValidator(_known_algorithm)] = Field(
+        "HS256", alias="JWT_ALGORITHM", description="Algorithm of the tokens: HS256."
+    )
+    jwt_audience: str = Field("", alias="JWT_AUDIENCE", description="Audience a token must name. Empty: any.")
+    jwt_issuer: str = Field("", alias="JWT_ISSUER", description="Issuer a token must name. Empty: any.")
+
+    # Secrets and addresses
+    encryption_key: SecretStr = Field(
+        SecretStr(""),
+        alias="MCP_CHAT_ENCRYPTION_KEY",
+        description="Base64 of 32 bytes that seals users' keys and tokens. Empty in demo mode: one is made.",
+    )
+    allowed_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+        (),
+        alias="MCP_CHAT_ALLOWED_NETWORKS",
+        description="CIDRs that users' server and model URLs may reach besides public ones, with commas.",
+    )
+
+    # Models and servers of the operator
+    models_file: Path = Field(
+        Path("config/models.yaml"), alias="MCP_CHAT_MODELS_FILE", description="The operator's models."
+    )
+    servers_file: Path = Field(
+        Path("config/servers.json"), alias="MCP_CHAT_SERVERS_FILE", description="The operator's MCP servers."
+    )
+    ollama_url: str = Field(
+        "http://127.0.0.1:11434",
+        alias="OLLAMA_BASE_URL",
+        description="Ollama, listed when it answers. `off`: never.",
+    )
+    demo_server: bool = Field(
+        True, alias="MCP_CHAT_DEMO_SERVER", description="`mcp-chat serve` starts a demo MCP server."
+    )
+
+    # Lifetimes of what Redis holds, in seconds
+    session_ttl: int = Field(
+        300,
+        ge=10,
+        alias="LLMCHAT_SESSION_TTL",
+        description="Time to live of a user's connection keys in Redis.",
+    )
+    session_lock_ttl: int = Field(
+        30,
+        ge=1,
+        alias="LLMCHAT_SESSION_LOCK_TTL",
+        description="Time to live of the lock while connections are built.",
+    )
+    session_lock_retries: int = Field(
+        10, ge=0, alias="LLMCHAT_SESSION_LOCK_RETRIES", description="Attempts to get that lock."
+    )
+    session_lock_wait: float = Field(
+        0.2, gt=0, alias="LLMCHAT_SESSION_LOCK_WAIT", description="Seconds between two attempts."
+    )
+    history_ttl: int = Field(
+        3600,
+        ge=10,
+        alias="LLMCHAT_CHAT_HISTORY_TTL",
+        description="Time to live of the recent messages in Redis.",
+    )
+    history_max_messages: int = Field(
+        50,
+        ge=2,
+        alias="LLMCHAT_CHAT_HISTORY_MAX_MESSAGES",
+        description="Recent messages kept and shown to the model.",
+    )
+
+    # Limits
+    max_message_bytes: int = Field(
+        32_768, ge=1, alias="MCP_CHAT_MAX_MESSAGE_BYTES", description="Longest message of a user, in bytes."
+    )
+    max_body_bytes: int = Field(
+        262_144, ge=1024, alias="MCP_CHAT_MAX_BODY_BYTES", description="Largest request body, in bytes."
+    )
+    connect_timeout: float = Field(
+        15,
+        gt=0,
+        alias="MCP_CHAT_CONNECT_TIMEOUT",
+        description="Seconds an MCP server may take to answer a connect.",
+    )
+    tool_timeout: float = Field(
+        60, gt=0, alias="MCP_CHAT_TOOL_TIMEOUT", description="Seconds one tool call may take."
+    )
+    model_timeout: float = Field(
+        60,
+        gt=0,
+        alias="MCP_CHAT_MODEL_TIMEOUT",
+        description="Seconds a model may be silent before or in its answer.",
+    )
+    turn_timeout: float = Field(
+        300, gt=0, alias="MCP_CHAT_TURN_TIMEOUT", description="Seconds one turn may take."
+    )
+    tool_rounds: int = Field(
+        16, ge=1, alias="MCP_CHAT_TOOL_ROUNDS", description="Rounds of tool calls in one turn."
+    )
+    idle_timeout: float = Field(
+        7200,
+        gt=0,
+        le=43_200,
+        alias="MCP_CHAT_IDLE_TIMEOUT",
+        description="Seconds without use until a user's connections close.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias="MCP_CHAT_LOG_LEVEL", description="Least level that is logged."
+    )
+
+
+def read_env_file(path: Path = Path(".env")) -> None:
+    """Put a ``.env`` file into the environment, where the keys that other files name are read."""
+    load_dotenv(path, override=False)
+
+
+def load_settings(**values: object) -> Settings:
+    """Read the settings once.
+
+    Args:
+        values: Fields that take precedence over the environment.
+
+    Raises:
+        SettingsError: A value is not valid; the message names the variable and what is wrong.
+    """
+    named = {str(Settings.model_fields[name].alias): value for name, value in values.items()}
+    try:
+        return Settings(**named)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from None
+
+
+def env_example() -> str:
+    """Return the text of ``.env.example``: every setting with its help and its default."""
+    lines = [
+        "# Made by `mcp-chat settings --env-example`. Every line is a default; uncomment what you change."
+    ]
+    for field in Settings.model_fields.values():
+        default = field.get_default()
+        value = default.get_secret_value() if isinstance(default, SecretStr) else default
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = str(shown).lower() if isinstance(shown, bool) else shown
+        lines += ["", f"# {field.description}", f"# {field.alias}={shown}"]
+    return "\n".join(lines) + "\n"

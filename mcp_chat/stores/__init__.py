@@ -1,0 +1,1 @@
+"""Where state lives: protocols, their in-memory twin, Redis or Valkey, and SQL."""

@@ -1,0 +1,39 @@
+-- Append events to a user's log. Sending the same events again changes nothing.
+--
+-- KEYS[1]  chat:events:{u}      stream of events, field e; ids are <epoch>-<n>
+-- KEYS[2]  active:session:{u}   hash: worker, epoch
+-- ARGV[1]  the writer's epoch
+-- ARGV[2]  entries to keep
+-- ARGV[3]  time to live in seconds of log and lease
+-- ARGV[4]  bell to ring
+-- ARGV[5..]  id, event as JSON, id, event as JSON, ...
+--
+-- Returns 1, or 0 if a higher epoch owns the user.
+local epoch = tonumber(ARGV[1])
+if tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') > epoch then return 0 end
+
+-- The log's end as two numbers.
+local function last()
+  if redis.call('EXISTS', KEYS[1]) == 0 then return 0, 0 end
+  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      local e, n = string.match(info[i + 1], '^(%d+)-(%d+)$')
+      return tonumber(e), tonumber(n)
+    end
+  end
+end
+
+for i = 5, #ARGV, 2 do
+  local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i], 'e', ARGV[i + 1])
+  if type(added) == 'table' and added.err then
+    -- Refused. If the log's end is below this id it is for another reason, such as a full memory.
+    local e, n = last()
+    if e > epoch then return 0 end
+    if e < epoch or n < tonumber(string.match(ARGV[i], '%d+$')) then return added end
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+redis.call('PUBLISH', ARGV[4], '')
+return 1

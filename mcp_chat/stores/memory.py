@@ -1,0 +1,199 @@
+"""Everything in one process's memory: the twin of Redis for one worker, and for tests."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from mcp_chat.commands import Command
+from mcp_chat.events import Entry, order
+from mcp_chat.exceptions import Fenced
+from mcp_chat.session import Message
+from mcp_chat.stores.base import START, Lease, Waiting
+from mcp_chat.stores.bells import LocalBells
+
+Clock = Callable[[], float]
+
+
+class MemoryLeases:
+    """Leases and heartbeats in dictionaries."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._leases: dict[str, Lease] = {}
+        self._epochs: dict[str, int] = {}
+        self._beats: dict[str, float] = {}
+        self._locks: dict[str, tuple[str, float]] = {}
+
+    async def get(self, user: str) -> Lease | None:
+        return self._leases.get(user)
+
+    async def claim(self, user: str, worker: str, *, floor: int, seen: Lease | None) -> Lease | None:
+        if self._leases.get(user) != seen:
+            return None
+        epoch = max(self._epochs.get(user, 0) + 1, floor or int(time.time() * 1000))
+        self._epochs[user] = epoch
+        self._leases[user] = Lease(user=user, worker=worker, epoch=epoch)
+        return self._leases[user]
+
+    async def release(self, lease: Lease) -> None:
+        if self._leases.get(lease.user) == lease:
+            self._leases[lease.user] = replace(lease, worker="")
+
+    async def beat(self, worker: str, ttl: float) -> None:
+        self._beats[worker] = self._clock() + ttl
+
+    async def alive(self, worker: str) -> bool:
+        return self._beats.get(worker, 0) > self._clock()
+
+    async def forget(self, worker: str) -> None:
+        self._beats.pop(worker, None)
+
+    async def lock(self, user: str, token: str, ttl: float) -> bool:
+        if self._locks.get(user, ("", 0.0))[1] > self._clock():
+            return False
+        self._locks[user] = (token, self._clock() + ttl)
+        return True
+
+    async def unlock(self, user: str, token: str) -> None:
+        if self._locks.get(user, ("", 0.0))[0] == token:
+            del self._locks[user]
+
+    def check(self, user: str, epoch: int) -> None:
+        """Raise `Fenced` if a higher epoch was drawn."""
+        if self._epochs.get(user, 0) > epoch:
+            raise Fenced
+
+
+class MemoryLog:
+    """One list a user, cut at the front."""
+
+    def __init__(self, leases: MemoryLeases, bells: LocalBells, keep: int) -> None:
+        self._leases = leases
+        self._bells = bells
+        self._keep = keep
+        self._entries: dict[str, list[Entry]] = defaultdict(list)
+
+    def end(self, user: str) -> str:
+        """Return the place of the last entry."""
+        entries = self._entries.get(user)
+        return entries[-1].id if entries else START
+
+    async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
+        self._leases.check(user, epoch)
+        end = order(self.end(user))
+        self._entries[user] += [entry for entry in entries if order(entry.id) > end]
+        del self._entries[user][: -self._keep]
+        self._bells.ring_local(f"chat:bell:{{{user}}}")
+
+    async def read(self, user: str, after: str, *, limit: int = 1000) -> list[Entry]:
+        start = order(after)
+        return [entry for entry in self._entries.get(user, []) if order(entry.id) > start][:limit]
+
+
+class MemoryInbox:
+    """One list a user; the ids that were seen are kept beside it."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self._n = 0
+        self._waiting: dict[str, list[Waiting]] = defaultdict(list)
+        self._seen: dict[tuple[str, str], str] = {}
+
+    async def put(self, user: str, command: Command, *, limit: int) -> str | None:
+        seen = self._seen.get((user, command.id))
+        if seen is not None:
+            return seen
+        if len(self._waiting[user]) >= limit:
+            return None
+        self._n += 1
+        self._waiting[user].append(Waiting(place=f"{self._n}-0", command=command))
+        return self._seen.setdefault((user, command.id), self._log.end(user))
+
+    async def read(self, user: str, after: str) -> list[Waiting]:
+        return [waiting for waiting in self._waiting[user] if order(waiting.place) > order(after)]
+
+    async def remove(self, user: str, place: str) -> None:
+        self._waiting[user] = [waiting for waiting in self._waiting[user] if waiting.place != place]
+
+
+class MemoryWindow:
+    """One list a session."""
+
+    def __init__(self, leases: MemoryLeases, max_messages: int) -> None:
+        self._leases = leases
+        self._max = max_messages
+        self._messages: dict[tuple[str, str | None], list[Message]] = {}
+
+    async def read(self, user: str, session_id: str | None) -> list[Message] | None:
+        messages = self._messages.get((user, session_id))
+        return None if messages is None else list(messages)
+
+    async def append(
+        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int, create: bool
+    ) -> None:
+        self._leases.check(user, epoch)
+        if create or (user, session_id) in self._messages:
+            before = self._messages.get((user, session_id), [])
+            self._set(user, session_id, [*before, *(m for m in messages if m not in before)])
+
+    async def replace(
+        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int
+    ) -> None:
+        self._leases.check(user, epoch)
+        self._set(user, session_id, messages)
+
+    async def clear(self, user: str, session_id: str | None, *, epoch: int) -> None:
+        self._leases.check(user, epoch)
+        self._set(user, session_id, ())
+
+    def _set(self, user: str, session_id: str | None, messages: Sequence[Message]) -> None:
+        """Keep the newest; without any there is no window."""
+        if messages:
+            self._messages[user, session_id] = list(messages)[-self._max :]
+        else:
+            self._messages.pop((user, session_id), None)
+
+
+class MemoryConfigs:
+    """One value a user."""
+
+    def __init__(self, leases: MemoryLeases) -> None:
+        self._leases = leases
+        self._configs: dict[str, str] = {}
+
+    async def get(self, user: str) -> str | None:
+        return self._configs.get(user)
+
+    async def put(self, user: str, sealed: str, *, epoch: int) -> None:
+        self._leases.check(user, epoch)
+        self._configs[user] = sealed
+
+    async def delete(self, user: str, *, epoch: int) -> None:
+        self._leases.check(user, epoch)
+        self._configs.pop(user, None)
+
+
+class MemoryStore:
+    """The in-memory backend.
+
+    Args:
+        max_messages: Messages kept in a window.
+        keep_events: Entries kept in a user's log.
+        clock: Seconds that never go back; tests pass their own.
+    """
+
+    def __init__(
+        self, *, max_messages: int = 50, keep_events: int = 20_000, clock: Clock = time.monotonic
+    ) -> None:
+        self.leases = MemoryLeases(clock)
+        self.bells = LocalBells()
+        self.log = MemoryLog(self.leases, self.bells, keep_events)
+        self.inbox = MemoryInbox(self.log)
+        self.window = MemoryWindow(self.leases, max_messages)
+        self.configs = MemoryConfigs(self.leases)
+
+    async def ping(self) -> None:
+        """Memory always answers."""

@@ -1,0 +1,112 @@
+"""An MCP tool as the model sees it, and its result as the model reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mcp_types as mcp
+import orjson
+
+from mcp_chat.session import wellformed
+
+MAX_RESULT = 32_768
+"""Characters of a result that the model and the log are given."""
+
+MAX_DESCRIPTION = 1024
+"""Characters of a tool's description that the model is shown; some providers take no more."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_NAME = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool of one connection.
+
+    Attributes:
+        name: `alias__tool`, unique in a conversation, in the characters that all providers take.
+        remote_name: Its name at the server.
+        schema: JSON Schema of the arguments.
+    """
+
+    name: str
+    alias: str
+    remote_name: str
+    description: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a call gave, as text; a failure is for the model to read."""
+
+    text: str
+    failed: bool = False
+
+
+def named(alias: str, tools: Iterable[mcp.Tool]) -> tuple[Tool, ...]:
+    """Return a server's tools under names that are unique and fit every provider."""
+    taken: set[str] = set()
+    return tuple(
+        Tool(
+            name=_unique(alias, tool.name, taken),
+            alias=alias,
+            remote_name=tool.name,
+            description=(tool.description or tool.title or "")[:MAX_DESCRIPTION],
+            schema=tool.input_schema,
+        )
+        for tool in tools
+    )
+
+
+def _unique(alias: str, name: str, taken: set[str]) -> str:
+    """Short clean names stay as they are; what was changed gets a piece of a hash, so nothing collides."""
+    plain = f"{alias}__{name}"
+    safe = clean = _UNSAFE.sub("_", plain)[: _MAX_NAME + 1]
+    attempt = 0
+    while safe in taken or len(safe) > _MAX_NAME or (not attempt and clean != plain):
+        mark = hashlib.sha256(f"{plain} {len(taken)} {attempt}".encode("utf-8", "surrogatepass")).hexdigest()[
+            :8
+        ]
+        safe = f"{clean[: _MAX_NAME - 9]}_{mark}"
+        attempt += 1
+    taken.add(safe)
+    return safe
+
+
+def result(answer: mcp.CallToolResult) -> ToolResult:
+    """Return a server's answer as text, shortened with a note that says so."""
+    text = wellformed("\n".join(_part(part) for part in answer.content))
+    if not text and answer.structured_content is not None:
+        text = orjson.dumps(answer.structured_content).decode()
+    return ToolResult(text=shortened(text), failed=bool(answer.is_error))
+
+
+def shortened(text: str) -> str:
+    """Return the text within `MAX_RESULT` characters."""
+    if len(text) <= MAX_RESULT:
+        return text
+    return f"{text[:MAX_RESULT]}\n[shortened: {len(text) - MAX_RESULT} more characters are not shown]"
+
+
+def _part(part: mcp.ContentBlock) -> str:
+    match part:
+        case mcp.TextContent(text=text):
+            return text
+        case mcp.EmbeddedResource(resource=mcp.TextResourceContents(text=text)):
+            return text
+        case mcp.ResourceLink(uri=uri, name=name):
+            return f"[resource {name}: {uri}]"
+        case mcp.ImageContent(mime_type=kind, data=data) | mcp.AudioContent(mime_type=kind, data=data):
+            return f"[{kind}, {len(data) * 3 // 4} bytes]"
+        case _:
+            return f"[{part.type}]"
+
+
+def find(tools: Sequence[Tool], name: str) -> Tool | None:
+    """Return the tool of this name."""
+    return next((tool for tool in tools if tool.name == name), None)

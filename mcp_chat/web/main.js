@@ -1,0 +1,7 @@
+/** Start: show the page, then find out who is asking. */
+import { h, render } from "./vendor/preact.js";
+import { start } from "./start.js";
+import { App } from "./view/app.js";
+
+render(h(App), document.getElementById("app"));
+start();

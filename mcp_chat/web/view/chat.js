@@ -1,0 +1,6 @@
+/** The conversation and the text field under it. */
+import { html } from "../html.js";
+import { Composer } from "./composer.js";
+import { Thread } from "./thread.js";
+
+export const Chat = () => html`<${Thread} /><${Composer} />`;

@@ -1,0 +1,111 @@
+"""The gunicorn worker: uvicorn on uvloop and httptools, with a stop that streams can see coming."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import Any, Final
+
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
+
+from mcp_chat.drain import Drain
+from mcp_chat.process import ORPHAN_LIMIT, die_with_parent
+
+REQUESTS_LIMIT: Final = 20  # seconds open requests get; then they are cancelled and the lifespan ends
+STOP_LIMIT: Final = 30  # seconds until the process ends in any case, gunicorn's `graceful_timeout`
+HEAD_LIMIT: Final = 64 * 1024  # bytes of a request's line and headers
+
+
+def worker_name(host: str, master: int, age: int) -> str:
+    """Return a name no other worker has: processes are numbered anew in each container, hence the end."""
+    return f"{host}:{master}:{age}:{secrets.token_hex(4)}"
+
+
+class Protocol(HttpToolsProtocol):
+    """Refuses a head without end; httptools itself would collect it all."""
+
+    _head = 0
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head += len(data)
+            if self._head > HEAD_LIMIT and not self.transport.is_closing():
+                self.send_400_response("The request's headers are too large.")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._head = True, 0
+        super().on_message_complete()
+
+
+class DrainingServer(Server):
+    """Says that it stops before it waits for its connections.
+
+    It stops on a signal or after `max_requests`, and in any case in time: the kernel ends it otherwise.
+    """
+
+    def __init__(self, config: Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._parent = os.getppid()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._begin()
+        # Not uvicorn's own, which raises the signal again at the end: the process would die of it
+        # without a word to gunicorn's hooks.
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._begin()
+        await super().shutdown(sockets)
+
+    def _begin(self) -> None:
+        self._drain.start()
+        signal.alarm(STOP_LIMIT if os.getppid() == self._parent else ORPHAN_LIMIT)
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]
+    """A worker whose application has a `Drain` at ``app.state.drain``."""
+
+    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - the name and type are uvicorn-worker's
+        "loop": "uvloop",
+        "http": Protocol,
+        "ws": "none",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": REQUESTS_LIMIT,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Believing X-Forwarded-For is for those who say whom to believe.
+        self.config.proxy_headers = "FORWARDED_ALLOW_IPS" in os.environ
+        logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, self.log.error_log.level))
+
+    async def _serve(self) -> None:
+        die_with_parent(self.ppid, signal.SIGTERM)
+        self.config.app = self.wsgi
+        server = DrainingServer(self.config, self.wsgi.state.drain)
+        # gunicorn's word for "at once"; uvicorn-worker's own handler would not stop the server
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -1,0 +1,117 @@
+"""Puts an owner's events into the user's log: one append in flight, small batches, in order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import anyio
+
+from mcp_chat.events import Entry, Event, TextDelta
+from mcp_chat.exceptions import StoreUnavailable
+from mcp_chat.stores.base import EventLog, Lease
+
+
+class EventWriter:
+    """Collects events and appends them: pieces of text every `interval`, all else and a first piece at once.
+
+    Args:
+        log: Where they go.
+        lease: Whose they are; its epoch and a counter make the ids.
+        interval: Seconds between two appends of text, so that single tokens share one.
+        patience: Seconds to go on trying when the store does not answer.
+    """
+
+    def __init__(
+        self, log: EventLog, lease: Lease, *, interval: float = 0.025, patience: float = 5.0
+    ) -> None:
+        self._log = log
+        self._lease = lease
+        self._interval = interval
+        self._patience = patience
+        self._pending: list[tuple[str, Event]] = []
+        self._n = 0
+        self._emitted = 0
+        self._written = 0
+        self._work = anyio.Event()
+        self._hurry = anyio.Event()
+        self._progress = anyio.Event()
+        self._talking = False
+        self._stopped = False
+
+    def emit(self, command_id: str, event: Event) -> None:
+        """Take an event; it is in the log after the next `flush`."""
+        if not (isinstance(event, TextDelta) and self._talking):
+            self._hurry.set()
+        self._talking = isinstance(event, TextDelta)
+        self._pending.append((command_id, event))
+        self._emitted += 1
+        self._work.set()
+
+    async def flush(self) -> None:
+        """Wait until everything emitted so far is in the log.
+
+        Raises:
+            StoreUnavailable: The writer has given up.
+        """
+        target = self._emitted
+        while self._written < target:
+            if self._stopped:
+                raise StoreUnavailable
+            self._hurry.set()
+            await self._progress.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled.
+
+        Raises:
+            Fenced: A later owner has taken over.
+            StoreUnavailable: The store did not answer within the writer's patience.
+        """
+        try:
+            while True:
+                await self._work.wait()
+                self._work = anyio.Event()
+                await self._write()
+                with anyio.move_on_after(self._interval):
+                    await self._hurry.wait()
+        finally:
+            self._stopped = True
+            self._progress.set()
+
+    async def _write(self) -> None:
+        batch, self._pending = self._pending, []
+        self._hurry = anyio.Event()  # whoever was in a hurry is in this batch
+        await self._append(self._entries(batch))
+        self._written += len(batch)
+        self._progress.set()
+        self._progress = anyio.Event()
+
+    def _entries(self, batch: list[tuple[str, Event]]) -> list[Entry]:
+        entries: list[Entry] = []
+        for command_id, event in merged(batch):
+            self._n += 1
+            entries.append(Entry(id=f"{self._lease.epoch}-{self._n}", command_id=command_id, event=event))
+        return entries
+
+    async def _append(self, entries: list[Entry]) -> None:
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return await self._log.append(self._lease.user, self._lease.epoch, entries)
+            except StoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await anyio.sleep(0.2)
+
+
+def merged(batch: list[tuple[str, Event]]) -> list[tuple[str, Event]]:
+    """Return the batch with neighbouring pieces of one turn's text as one."""
+    out: list[tuple[str, Event]] = []
+    for command_id, event in batch:
+        last = out[-1] if out else None
+        if last and last[0] == command_id and isinstance(event, TextDelta) and isinstance(last[1], TextDelta):
+            out[-1] = (command_id, replace(last[1], text=last[1].text + event.text))
+        else:
+            out.append((command_id, event))
+    return out

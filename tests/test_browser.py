@@ -1,0 +1,281 @@
+"""The chat tab in a real browser, from sign-in to sign-out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
+
+from tests.conftest import need
+from tests.installation import Installation
+from tests.model_server import ModelServer, Reply
+from tests.running import running
+
+pytestmark = pytest.mark.slow
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = (
+    '<img src=x onerror="window.pwned=1"> <script>window.pwned=1</script> '
+    "[click](javascript:window.pwned=1) ![x](http://192.0.2.1/leak.png) "
+    '<iframe src="http://192.0.2.1/"></iframe> **bold**'
+)
+
+
+@pytest.fixture(scope="module")
+def scripted() -> ModelServer:
+    return ModelServer()
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory, scripted: ModelServer) -> Iterator[Installation]:
+    with (
+        running(scripted.app) as model_url,
+        Installation(tmp_path_factory.mktemp("browser"), f"{model_url}/v1") as installation,
+    ):
+        yield installation
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=need("chromium"), args=FLAGS)
+
+
+class Tab:
+    """A page, what it asked of the network, and what it complained of."""
+
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.page: Page = context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._listen)
+        self.page.goto(url)
+
+    def _listen(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def sign_in(self, name: str) -> None:
+        self.page.get_by_test_id("user-input").fill(name)
+        self.page.get_by_test_id("sign-in").click()
+
+    def connect(self, model: str) -> None:
+        self.page.get_by_test_id("model-select").select_option(model)
+        self.page.get_by_test_id("connect").click()
+        expect(self.page.get_by_test_id("connected-badge")).to_be_visible()
+
+    def send(self, text: str) -> None:
+        self.page.get_by_test_id("composer").fill(text)
+        self.page.keyboard.press("Enter")
+
+    def answers(self, text: str) -> None:
+        """Wait until the last answer is complete and contains a text."""
+        expect(self.page.get_by_test_id("message-assistant").last).to_contain_text(text, timeout=20_000)
+        expect(self.page.get_by_test_id("stop")).to_have_count(0)
+
+
+@pytest.fixture
+def tab(browser: Browser, installation: Installation) -> Iterator[Tab]:
+    context = browser.new_context()
+    tab = Tab(context, installation.url)
+    yield tab
+    assert tab.complaints == []
+    assert [url for url in tab.requests if not url.startswith(installation.url)] == []
+    context.close()
+
+
+def test_a_person_chats_with_a_tool_from_sign_in_to_sign_out(tab: Tab, name: str) -> None:
+    page = tab.page
+    tab.sign_in(name)
+    tab.connect("demo:demo")
+    expect(page.get_by_test_id("demo-notice").first).to_contain_text(re.compile("no language model", re.I))
+    expect(page.get_by_test_id("tool-count")).to_contain_text("13")
+    tab.send("add 2 and 3")
+    tab.answers("answered: 5")
+    card = page.get_by_test_id("tool-card")
+    expect(card).to_have_attribute("data-state", "done")
+    expect(card.get_by_test_id("tool-duration")).to_contain_text("ms")
+    card.locator("summary").click()
+    expect(card.get_by_test_id("tool-args")).to_contain_text('"a": 2')
+    expect(card.get_by_test_id("tool-result")).to_contain_text("5")
+    tab.send("/always_fails reason=thunder")
+    tab.answers("failed")
+    failed = page.get_by_test_id("tool-card").last
+    expect(failed).to_have_attribute("data-state", "error")
+    expect(failed).to_contain_text("thunder")
+    page.get_by_test_id("disconnect").click()
+    expect(page.get_by_test_id("connect")).to_be_visible()
+    page.get_by_test_id("sign-out").click()
+    expect(page.get_by_test_id("sign-in")).to_be_visible()
+
+
+def test_a_reload_shows_the_conversation_again(tab: Tab, name: str) -> None:
+    tab.sign_in(name)
+    tab.connect("demo:demo")
+    tab.send("add 20 and 22")
+    tab.answers("answered: 42")
+    tab.page.reload()
+    expect(tab.page.get_by_test_id("message-user")).to_contain_text("add 20 and 22")
+    expect(tab.page.get_by_test_id("message-assistant")).to_contain_text("answered: 42")
+    expect(tab.page.get_by_test_id("tool-card")).to_have_attribute("data-state", "done")
+
+
+def test_markdown_is_streamed_and_a_turn_can_be_stopped(tab: Tab, name: str, scripted: ModelServer) -> None:
+    scripted.will(Reply(text="**bold** " + "word " * 500, pause=0.05))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("tell me a long story")
+    answer = tab.page.get_by_test_id("message-assistant").last
+    expect(answer.locator("strong")).to_have_text("bold")
+    tab.page.get_by_test_id("stop").click()
+    expect(tab.page.get_by_test_id("stop")).to_have_count(0)
+    expect(tab.page.get_by_test_id("stopped")).to_be_visible()
+    tab.send("and now?")
+    tab.answers("3 messages")
+
+
+def test_what_a_model_says_is_never_run_and_reaches_no_other_host(
+    tab: Tab, name: str, scripted: ModelServer
+) -> None:
+    scripted.will(Reply(text=HOSTILE))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("attack me")
+    tab.answers("bold")
+    assert tab.page.evaluate("window.pwned") is None
+    answer = tab.page.get_by_test_id("message-assistant").last
+    expect(answer.locator("img, iframe, script")).to_have_count(0)
+    hrefs = answer.locator("a[href]").evaluate_all("links => links.map(link => link.protocol)")
+    assert set(hrefs) <= {"http:", "https:"}
+
+
+def test_a_failing_model_says_what_to_do_and_the_chat_goes_on(
+    tab: Tab, name: str, scripted: ModelServer
+) -> None:
+    scripted.will(Reply(status=401), Reply(text="better now"))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("hello")
+    expect(tab.page.get_by_test_id("error").first).to_contain_text("refused the API key")
+    tab.send("again")
+    tab.answers("better now")
+
+
+def test_a_message_whose_answer_was_lost_is_looked_up_and_not_sent_again(
+    tab: Tab, name: str, scripted: ModelServer
+) -> None:
+    scripted.will(Reply(text="taken all the same"))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    before = len(scripted.requests)
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    tab.page.route("**/llmchat/chat", lose)
+    tab.send("hello")
+    tab.answers("taken all the same")
+    expect(tab.page.get_by_test_id("composer")).to_have_value("")
+    expect(tab.page.get_by_test_id("message-user")).to_have_count(1)
+    assert len(scripted.requests) == before + 1
+    tab.complaints.clear()  # the browser itself reports the lost connection
+
+
+def test_a_message_that_did_not_arrive_is_back_in_the_composer_and_keeps_its_id(
+    tab: Tab, name: str, scripted: ModelServer
+) -> None:
+    page = tab.page
+    scripted.will(Reply(text="first"), Reply(text="second"), Reply(text="third"))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("hello")
+    tab.answers("first")
+    ids: list[str] = []
+
+    def note(route: Route) -> None:
+        ids.append(json.loads(route.request.post_data or "")["message_id"])
+        if len(ids) == 1:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/llmchat/chat", note)
+    tab.send("hello")
+    expect(page.get_by_test_id("composer")).to_have_value("hello")
+    expect(page.get_by_test_id("error")).to_contain_text("cannot be reached")
+    expect(page.get_by_test_id("message-user")).to_have_count(1)
+    tab.complaints.clear()  # the browser itself reports the lost connection
+    page.get_by_test_id("send").click()
+    tab.answers("second")
+    expect(page.get_by_test_id("message-user")).to_have_count(2)
+    tab.send("hello")
+    tab.answers("third")
+    assert ids[0] == ids[1] != ids[2]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", each) for each in ids)
+
+
+def test_a_message_sent_again_unchanged_is_answered_once(tab: Tab, name: str, scripted: ModelServer) -> None:
+    """In doubt the text is back in the composer; its id is what keeps it from being a second message."""
+    page = tab.page
+    scripted.will(Reply(text="once"))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    before = len(scripted.requests)
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/llmchat/chat", lose)
+    page.route("**/llmchat/history/**", lambda route: route.abort())
+    tab.send("hello")
+    expect(page.get_by_test_id("composer")).to_have_value("hello", timeout=20_000)
+    page.unroute_all()
+    tab.complaints.clear()  # the browser itself reports the lost connection
+    page.get_by_test_id("send").click()
+    tab.answers("once")
+    assert len(scripted.requests) == before + 1
+
+
+def test_a_server_that_is_not_there_is_a_sentence(tab: Tab, name: str) -> None:
+    page = tab.page
+    tab.sign_in(name)
+    page.get_by_test_id("server-select").select_option("*")
+    page.get_by_test_id("server-url").fill("http://127.0.0.1:8999/mcp")
+    page.get_by_test_id("connect").click()
+    expect(page.get_by_test_id("error")).to_contain_text("Failed to connect to MCP server")
+    tab.complaints.clear()  # the browser itself reports the 503
+
+
+def test_the_page_has_a_strict_policy_and_only_its_own_files(
+    tab: Tab, installation: Installation, tmp_path: Path
+) -> None:
+    response = tab.page.request.get(installation.url)
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|<style|\sstyle=", response.text())
+    tab.page.screenshot(path=tmp_path / "tab.png")

@@ -1,0 +1,134 @@
+"""The documents tell the truth: their commands are run, their settings and operations exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_chat.api.errors import STATUS
+from mcp_chat.settings import Settings
+from tests.conftest import need
+from tests.installation import Installation
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The code blocks of a page: language and text."""
+    return BLOCK.findall((ROOT / page).read_text())
+
+
+def shape(value: Any) -> Any:
+    """A JSON value without what differs from run to run: its fields, their types, known texts."""
+    match value:
+        case dict():
+            return {name: shape(each) for name, each in value.items()}
+        case list():
+            return [shape(each) for each in value]
+        case bool() | None:
+            return value
+        case str() if re.fullmatch(r"[0-9a-f]{32}(-\w+)?|call_\w+|\d{4}-\d\d-\d\dT.*", value):
+            return "varies"
+        case str():
+            return value
+        case _:
+            return "number"
+
+
+def run(command: str, directory: Path, url: str) -> str:
+    """Run a command of a page against another address."""
+    command = command.replace("http://127.0.0.1:8000", url)
+    done = subprocess.run(
+        ["sh", "-ec", command], cwd=directory, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def frames(text: str) -> list[Any]:
+    """A stream as it is shown: events and the shapes of their data, neighbouring tokens as one."""
+    out: list[Any] = []
+    for event, data in re.findall(r"event: (\w+)\ndata: (.*)\n", text):
+        value = json.loads(data)
+        if event == "token" and out and out[-1][0] == "token":
+            out[-1][1]["content"] += value["content"]
+        else:
+            out.append([event, value])
+    return [[event, shape(value)] for event, value in out]
+
+
+def test_the_readmes_commands_answer_what_it_shows(tmp_path: Path) -> None:
+    need("curl")
+    found = blocks("README.md")
+    assert found[0] == ("sh", "make serve   # then open http://127.0.0.1:8000\nmake test\n")
+    examples = list(zip(found[1::2], found[2::2], strict=True))
+    assert len(examples) == 6
+    with Installation(tmp_path, "http://127.0.0.1:9/v1") as installation:
+        for (_, command), (language, shown) in examples:
+            answered = run(command, tmp_path, installation.url)
+            if language == "text":
+                assert frames(answered) == frames(shown + "\n")
+                continue
+            wanted, got = json.loads(shown), json.loads(answered)
+            if "..." in wanted.get("tools", ()):
+                got["tools"] = [*got["tools"][:2], "..."]
+            assert shape(got) == shape(wanted)
+
+
+def test_the_readme_begins_with_the_two_commands_and_a_picture() -> None:
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
+    assert "make serve" in screen
+    assert "make test" in screen
+    picture = re.search(r"!\[.+\]\((.+\.png)\)", screen)
+    assert picture is not None
+    assert (ROOT / picture[1]).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md")), "README.md"]
+)
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    here = (ROOT / page).parent
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert (here / target).exists(), f"{page} links to {target}"
+
+
+def test_each_setting_that_a_page_names_exists() -> None:
+    known = {str(field.alias) for field in Settings.model_fields.values()}
+    prefixes = r"MCP_CHAT_|LLMCHAT_|JWT_|GUNICORN_|WORKER_|REDIS_|DATABASE_|OLLAMA_"
+    for page in ("README.md", "docs/operations.md", "docs/http-api.md", "docs/architecture.md"):
+        named = set(re.findall(rf"\b(?:{prefixes})[A-Z_]+\b", (ROOT / page).read_text()))
+        assert named <= known, f"{page}: {named - known}"
+
+
+def test_each_status_code_is_documented() -> None:
+    page = (ROOT / "docs/http-api.md").read_text()
+    for status in set(STATUS.values()) - {500}:
+        assert f"| {status} |" in page
+
+
+def test_the_documented_servers_file_is_valid(tmp_path: Path) -> None:
+    from mcp_chat.servers import read_servers
+
+    [shown] = [text for language, text in blocks("docs/operations.md") if language == "json"]
+    path = tmp_path / "servers.json"
+    path.write_text(shown)
+    servers = read_servers(path, {"GATEWAY_TOKEN": "t"})
+    assert servers["gateway"].headers == {"Authorization": "Bearer t"}
+    assert servers["time"].transport == "stdio"
+
+
+def test_make_help_lists_each_target() -> None:
+    need("make")
+    if shutil.which("awk") is None:
+        pytest.skip("awk is missing")
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("serve", "test", "lint", "coverage", "bench", "lock", "vendor"):
+        assert f"make {target} " in listed

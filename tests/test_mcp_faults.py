@@ -1,0 +1,662 @@
+"""An MCP server that refuses, hangs, lies or dies harms nothing but its own calls."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client
+from mcp.server import MCPServer
+
+from mcp_chat import connections
+from mcp_chat.config import ServerConfig
+from mcp_chat.connections import MAX_PAGES, MAX_TOOLS, Connection
+from mcp_chat.demo.server import build_app
+from mcp_chat.netguard import GuardedBackend2
+from mcp_chat.tools import MAX_RESULT
+from tests.faults import Stage, fit, refused, staged, usable, well_formed, within
+from tests.hostile_mcp import BAD_SCHEMAS, FAULTS, ODD_SCHEMAS, HostileMCP, odd_names
+from tests.model_server import ModelServer, Reply
+from tests.person import Person
+from tests.running import running, wait_until
+
+LIMIT = 1.0
+UNREADABLE = "The server's list of tools could not be read."
+UNREACHABLE = "Failed to connect to MCP server. Please verify the server URL and authentication."
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with staged(
+        tmp_path_factory.mktemp("mcp-faults"),
+        connect_timeout=LIMIT,
+        tool_timeout=LIMIT,
+        model_timeout=5,
+        turn_timeout=20,
+    ) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def servers() -> HostileMCP:
+    return HostileMCP()
+
+
+@pytest.fixture(scope="module")
+def hostile_url(servers: HostileMCP) -> Iterator[str]:
+    with running(servers.app, grace=0) as url:
+        yield url
+
+
+@pytest.fixture
+def hostile(servers: HostileMCP, hostile_url: str) -> str:
+    """Base URL of the hostile servers, who remember nothing of earlier tests."""
+    servers.requests.clear()
+    servers.goodbyes.clear()
+    return hostile_url
+
+
+@pytest.fixture
+def model(stage: Stage) -> ModelServer:
+    return stage.cleared()
+
+
+@pytest.fixture
+def alice(stage: Stage, name: str) -> Iterator[Person]:
+    with Person(stage.url, name) as person:
+        yield person
+
+
+@pytest.fixture
+def caller(alice: Person, hostile: str) -> Person:
+    """Someone connected to the hostile tools."""
+    alice.connect(server={"url": f"{hostile}/calls", "alias": "h"})
+    return alice
+
+
+def call(person: Person, model: ModelServer, tool: str, **args: Any) -> dict[str, Any]:
+    """Have the model call a tool; return how the call ended, after the model was told the same."""
+    model.will(Reply(calls=[(tool, args)]), Reply(text="I see."))
+    answer = person.say("go")
+    assert answer["response"] == "I see."
+    start, end = answer["tool_invocations"]
+    assert start["type"] == "tool_start"
+    told = well_formed(model.requests[-1]["messages"])[-1]["content"]
+    assert told == end.get("output", end.get("error"))
+    ended: dict[str, Any] = end
+    return ended
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+# Connecting
+
+
+HTTP_FAULTS = [
+    *("400", "401", "403", "404", "405", "429", "500", "502", "503", "204"),
+    *("hangs", "hangs-in-the-body", "hangs-in-events", "closes", "half", "html", "html-as-json"),
+    *("nothing", "null", "array", "number", "50-mb", "50-mb-of-events", "redirects"),
+]
+SSE_FAULTS = [
+    "401",
+    "404",
+    "500",
+    "hangs-in-events",
+    "closes",
+    "html",
+    "nothing",
+    "50-mb-of-events",
+    "redirects",
+]
+
+
+@pytest.mark.parametrize(
+    ("manner", "transport"),
+    [
+        *((manner, "streamable_http") for manner in HTTP_FAULTS),
+        *((manner, "sse") for manner in SSE_FAULTS),
+    ],
+)
+def test_a_server_that_is_none_is_told_and_nothing_of_what_it_said(
+    alice: Person, hostile: str, manner: str, transport: str
+) -> None:
+    server = {"url": f"{hostile}/{manner}", "transport": transport}
+    with within(LIMIT + 4):
+        response = alice.post("connect", llm={"model": "openai:scripted"}, server=server)
+    detail = refused(response, 503)
+    assert detail == UNREACHABLE or "too large" in detail
+    assert alice.get("status/{me}").json()["connected"] is False
+
+
+@pytest.mark.parametrize("transport", ["streamable_http", "sse"])
+def test_a_server_that_is_not_there_is_told(alice: Person, transport: str) -> None:
+    server = {"url": f"http://127.0.0.1:{free_port()}/mcp", "transport": transport}
+    with within(LIMIT + 3):
+        response = alice.post("connect", llm={"model": "openai:scripted"}, server=server)
+    assert refused(response, 503) == UNREACHABLE
+
+
+def test_a_server_whose_name_is_unknown_is_told(alice: Person) -> None:
+    with within(8):
+        response = alice.post(
+            "connect", llm={"model": "openai:scripted"}, server={"url": "http://nowhere.invalid/mcp"}
+        )
+    assert response.status_code in (400, 503)
+    refused(response, response.status_code)
+
+
+def test_a_listener_that_never_accepts_http_is_given_up(alice: Person) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, within(LIMIT + 3):
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/mcp"
+        response = alice.post("connect", llm={"model": "openai:scripted"}, server={"url": url})
+    assert refused(response, 503) == UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("manner", "told"),
+    [
+        *((manner, UNREACHABLE) for manner in ("ancient", "list-fails")),
+        *((manner, UNREADABLE) for manner in ("tools-text", "nameless-tool", *BAD_SCHEMAS)),
+    ],
+)
+def test_a_server_that_does_not_keep_to_the_protocol_is_told(
+    alice: Person, hostile: str, manner: str, told: str
+) -> None:
+    with within(LIMIT + 3):
+        response = alice.post(
+            "connect", llm={"model": "openai:scripted"}, server={"url": f"{hostile}/{manner}"}
+        )
+    assert refused(response, 503) == told
+
+
+@pytest.mark.parametrize("manner", ["redirects", "redirects-within"])
+def test_a_redirect_does_not_take_the_token_elsewhere(
+    alice: Person, servers: HostileMCP, hostile: str, manner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled: list[str] = []
+    network = GuardedBackend2._network
+
+    class Dials:
+        async def connect_tcp(self, host: str, *args: Any, **options: Any) -> Any:
+            dialled.append(host)
+            return await network.connect_tcp(host, *args, **options)
+
+    monkeypatch.setattr(GuardedBackend2, "_network", Dials())
+    server = {"url": f"{hostile}/{manner}", "auth_token": "my-token"}
+    refused(alice.post("connect", llm={"model": "openai:scripted"}, server=server), 503)
+    assert set(dialled) == {"127.0.0.1"}
+    assert {path for path, _ in servers.requests} == {manner}
+    assert servers.requests[0][1]["authorization"] == "Bearer my-token"
+
+
+@pytest.mark.parametrize("manner", ["no-tools", "no-capability"])
+def test_a_server_without_tools_is_one_to_connect_to(
+    alice: Person, model: ModelServer, hostile: str, manner: str
+) -> None:
+    connected = alice.connect(server={"url": f"{hostile}/{manner}"})
+    assert (connected["tool_count"], connected["tools"]) == (0, [])
+    usable(alice, model)
+
+
+@pytest.mark.parametrize(
+    ("manner", "count"),
+    [("one-thousand-tools", MAX_TOOLS), ("endless-pages", MAX_PAGES), ("one-cursor-for-ever", 0)],
+)
+def test_a_list_of_tools_has_an_end(
+    alice: Person, model: ModelServer, servers: HostileMCP, hostile: str, manner: str, count: int
+) -> None:
+    with within(LIMIT + 3):
+        connected = alice.connect(server={"url": f"{hostile}/{manner}"})
+    assert connected["tool_count"] == len(set(connected["tools"])) == count
+    assert len(servers.requests) <= MAX_PAGES + 5
+    usable(alice, model)
+
+
+def test_odd_names_become_names_that_providers_take_and_still_reach_their_tools(
+    alice: Person, model: ModelServer, hostile: str
+) -> None:
+    connected = alice.connect(server={"url": f"{hostile}/odd-names", "alias": "odd"})
+    tools = connected["tools"]
+    assert len(set(tools)) == len(tools) == len(odd_names())
+    for tool in tools:
+        assert len(tool) <= 64
+        assert all(char.isascii() and (char.isalnum() or char in "_-") for char in tool), tool
+        assert call(alice, model, tool)["output"] == "good"
+    offered = [tool["function"]["name"] for tool in model.requests[-1]["tools"]]
+    assert offered == tools
+
+
+def test_odd_schemas_do_not_keep_the_other_tools_from_working(
+    alice: Person, model: ModelServer, hostile: str
+) -> None:
+    connected = alice.connect(server={"url": f"{hostile}/odd-schemas", "alias": "odd"})
+    assert connected["tool_count"] == len(ODD_SCHEMAS)
+    for tool in connected["tools"]:
+        assert call(alice, model, tool, a=None)["output"] == "good"
+    usable(alice, model)
+
+
+def test_long_descriptions_do_not_keep_a_server_from_being_used(
+    alice: Person, model: ModelServer, hostile: str
+) -> None:
+    alice.connect(server={"url": f"{hostile}/long-descriptions"})
+    usable(alice, model)
+    assert all(len(tool["function"]["description"]) <= 1024 for tool in model.requests[-1]["tools"])
+
+
+def test_a_connect_that_fails_leaves_the_earlier_connection_usable(
+    caller: Person, model: ModelServer, hostile: str
+) -> None:
+    before = caller.get("config/{me}").json()
+    assert call(caller, model, "h__good")["output"] == "good"
+    for manner in ("500", "hangs", "html", "list-fails"):
+        response = caller.post(
+            "connect", llm={"model": "openai:scripted"}, server={"url": f"{hostile}/{manner}"}
+        )
+        refused(response, 503)
+        assert caller.get("config/{me}").json() == before
+    assert call(caller, model, "h__good")["output"] == "good"
+    assert len(usable(caller, model)) > 4
+
+
+def test_of_several_servers_one_that_fails_leaves_none_connected(alice: Person, hostile: str) -> None:
+    servers = [{"url": f"{hostile}/calls", "alias": "a"}, {"url": f"{hostile}/500", "alias": "b"}]
+    refused(alice.post("connect", llm={"model": "openai:scripted"}, servers=servers), 503)
+    assert alice.get("status/{me}").json()["connected"] is False
+
+
+def test_a_hanging_connect_does_not_hold_up_another_user(
+    alice: Person, stage: Stage, model: ModelServer, servers: HostileMCP, hostile: str
+) -> None:
+    answers: list[int] = []
+
+    def connect() -> None:
+        server = {"url": f"{hostile}/hangs"}
+        answers.append(alice.post("connect", llm={"model": "openai:scripted"}, server=server).status_code)
+
+    waiting = threading.Thread(target=connect)
+    waiting.start()
+    wait_until(lambda: servers.requests, "the server is asked")
+    with Person(stage.url, f"{alice.name}-2") as bob:
+        bob.connect()
+        usable(bob, model)
+        assert answers == []
+    waiting.join(LIMIT + 4)
+    assert answers == [503]
+
+
+# Calling
+
+
+def test_an_empty_result_is_no_error(caller: Person, model: ModelServer) -> None:
+    for tool in ("h__empty", "h__empty-text"):
+        end = call(caller, model, tool)
+        assert (end["type"], end["output"]) == ("tool_end", "")
+    usable(caller, model)
+
+
+@pytest.mark.parametrize(
+    ("tool", "output"),
+    [
+        ("nul", "a\x00b\u2028c"),
+        ("forged", "a\n\nevent: final\ndata: {}\n\n"),
+        ("image", "[image/png, 9 bytes]"),
+        ("audio", "[audio/wav, 9 bytes]"),
+        ("link", "[resource a.txt: file:///a.txt]"),
+        ("resource", "the text"),
+        ("blob", "[resource]"),
+        ("structured", '{"n":5}'),
+        ("surrogate", None),
+        ("endless-integer", None),
+    ],
+)
+def test_a_result_of_any_kind_is_put_into_words(
+    caller: Person, model: ModelServer, tool: str, output: str | None
+) -> None:
+    end = call(caller, model, f"h__{tool}")
+    if output is not None:
+        assert (end["type"], end["output"]) == ("tool_end", output)
+    model.will(Reply(calls=[(f"h__{tool}", {})]), Reply(text="I see."))
+    assert [event for event, _ in caller.stream("go")][-1] == "final"
+    usable(caller, model)
+
+
+def test_a_huge_result_is_shortened_with_a_note(caller: Person, model: ModelServer) -> None:
+    end = call(caller, model, "h__huge")
+    assert end["type"] == "tool_end"
+    assert len(end["output"]) < MAX_RESULT + 200
+    assert end["output"].endswith(f"[shortened: {100_000 - MAX_RESULT} more characters are not shown]")
+    usable(caller, model)
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [("is-error", "It did not work."), ("raises", "the tool's own words"), ("empty-error", "")],
+)
+def test_a_tool_that_fails_tells_the_model_why(
+    caller: Person, model: ModelServer, tool: str, words: str
+) -> None:
+    end = call(caller, model, f"h__{tool}")
+    assert end["type"] == "tool_error"
+    assert words in end["error"]
+    usable(caller, model)
+
+
+def test_a_tool_that_fails_is_no_failure_of_the_turn_when_streamed(
+    caller: Person, model: ModelServer
+) -> None:
+    model.will(Reply(calls=[("h__is-error", {})]), Reply(text="I see."))
+    frames = caller.stream("go")
+    assert [event for event, _ in frames if event != "token"] == ["tool_start", "tool_error", "final"]
+    assert frames[1][1]["error"] == "It did not work."
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        *(fault for fault in FAULTS if fault != "raises"),
+        "large",
+        "unknown-content",
+        "no-content",
+        "content-text",
+        "null",
+        "array",
+    ],
+)
+def test_a_call_without_a_result_is_told_to_the_model(caller: Person, model: ModelServer, tool: str) -> None:
+    with within(LIMIT + 4):
+        end = call(caller, model, f"h__{tool}")
+    assert end["type"] == "tool_error"
+    fit(end["error"])
+    with within(LIMIT + 4):
+        assert call(caller, model, "h__good")["output"] == "good"
+    usable(caller, model)
+
+
+@pytest.mark.parametrize("tool", ["redirects", "redirects-within"])
+def test_where_a_call_was_redirected_to_is_not_told(caller: Person, model: ModelServer, tool: str) -> None:
+    told = "The server sent the call to another address, which is not followed."
+    assert call(caller, model, f"h__{tool}")["error"] == told
+
+
+def test_good_calls_beside_a_hanging_one_are_not_lost(caller: Person, model: ModelServer) -> None:
+    calls: list[tuple[str, Any]] = [("h__hangs", {}), ("h__good", {}), ("h__raises", {}), ("h__good", {})]
+    model.will(Reply(calls=calls, call_ids=["a", "b", "c", "d"]), Reply(text="I see."))
+    with within(LIMIT + 4):
+        answer = caller.say("go")
+    ended = {i["id"]: i["type"] for i in answer["tool_invocations"] if i["type"] != "tool_start"}
+    assert ended == {"a": "tool_error", "b": "tool_end", "c": "tool_error", "d": "tool_end"}
+    usable(caller, model)
+
+
+def test_of_calls_whose_connection_breaks_each_gets_a_result(caller: Person, model: ModelServer) -> None:
+    calls: list[tuple[str, Any]] = [("h__good", {}), ("h__closes", {}), ("h__hangs", {}), ("h__half", {})]
+    model.will(Reply(calls=calls, call_ids=["a", "b", "c", "d"]), Reply(text="I see."))
+    with within(LIMIT + 4):
+        answer = caller.say("go")
+    ended = {i["id"]: i["type"] for i in answer["tool_invocations"] if i["type"] != "tool_start"}
+    assert set(ended) == {"a", "b", "c", "d"}
+    assert (ended["b"], ended["c"], ended["d"]) == ("tool_error", "tool_error", "tool_error")
+    assert call(caller, model, "h__good")["output"] == "good"
+    usable(caller, model)
+
+
+# Dying
+
+
+def test_a_server_that_dies_between_two_turns_is_a_failed_call_and_comes_back(
+    alice: Person, model: ModelServer
+) -> None:
+    port = free_port()
+    with running(HostileMCP().app, port=port, grace=0) as url:
+        alice.connect(server={"url": f"{url}/calls", "alias": "h"})
+        assert call(alice, model, "h__good")["output"] == "good"
+    for _ in range(2):
+        with within(2 * LIMIT + 3):
+            end = call(alice, model, "h__good")
+        assert end["type"] == "tool_error"
+        fit(end["error"])
+    with running(HostileMCP().app, port=port, grace=0), within(2 * LIMIT + 3):
+        assert call(alice, model, "h__good")["output"] == "good"
+    usable(alice, model)
+
+
+def test_a_server_that_has_forgotten_its_sessions_is_connected_to_again(
+    alice: Person, model: ModelServer
+) -> None:
+    port = free_port()
+    with running(build_app(), port=port, grace=0) as url:
+        alice.connect(server={"url": f"{url}/mcp", "alias": "demo"})
+        assert call(alice, model, "demo__add", a=2, b=3)["output"] == "5"
+    with running(build_app(), port=port, grace=0):
+        wait_until(
+            lambda: call(alice, model, "demo__add", a=2, b=3)["type"] == "tool_end", "the tool works again"
+        )
+    usable(alice, model)
+
+
+def test_a_server_that_dies_during_a_call_is_a_failed_call(alice: Person, model: ModelServer) -> None:
+    with running(HostileMCP().app, grace=0) as url:
+        alice.connect(server={"url": f"{url}/calls", "alias": "h"})
+        model.will(Reply(calls=[("h__hangs", {})]), Reply(text="I see."))
+        with within(LIMIT + 4), alice.streaming("go") as frames:
+            assert next(frames)[0] == "tool_start"
+            events = list(frames)
+    assert [event for event, _ in events if event != "token"] == ["tool_error", "final"]
+    fit(events[0][1]["error"])
+    usable(alice, model)
+
+
+def test_without_its_server_the_chat_goes_on(alice: Person, model: ModelServer) -> None:
+    with running(HostileMCP().app, grace=0) as url:
+        alice.connect(server={"url": f"{url}/calls", "alias": "h"})
+    with within(LIMIT):
+        usable(alice, model)
+    with within(LIMIT + 4):
+        assert alice.post("disconnect").json()["status"] == "disconnected"
+
+
+def test_disconnecting_from_a_server_that_hangs_takes_no_longer_than_its_limit(
+    caller: Person, model: ModelServer
+) -> None:
+    model.will(Reply(calls=[("h__hangs", {})]))
+    with caller.streaming("go") as frames:
+        assert next(frames)[0] == "tool_start"
+        with within(LIMIT + 4):
+            assert caller.post("disconnect").json()["status"] == "disconnected"
+        assert list(frames)[-1][0] in ("final", "error")
+
+
+def test_a_server_that_hangs_at_the_goodbye_holds_nobody_up(
+    alice: Person, model: ModelServer, servers: HostileMCP, hostile: str
+) -> None:
+    slow = [{"url": f"{hostile}/hangs-at-goodbye", "alias": "s"}, {"url": f"{hostile}/calls", "alias": "a"}]
+    good = {"url": f"{hostile}/calls", "alias": "h"}
+    alice.connect(servers=slow)
+    with within(4):
+        alice.connect(server=good)
+    assert call(alice, model, "h__good")["output"] == "good"
+    alice.connect(servers=slow)
+    with within(4):
+        assert alice.post("disconnect").json()["status"] == "disconnected"
+        alice.connect(server=good)
+    assert call(alice, model, "h__good")["output"] == "good"
+    assert servers.goodbyes == ["hangs-at-goodbye"] * 2
+
+
+# Coming back
+
+
+class FarSide:
+    """A server in this process, which goes and comes back when a test wants it.
+
+    Attributes:
+        opened: How often it was tried to open it.
+        there: Whether it can be opened.
+        died: To be set by a test; the next opening makes a new one.
+        stubborn: Whether it hangs when it is closed.
+    """
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.there = True
+        self.died = anyio.Event()
+        self.stubborn = False
+        self._server = MCPServer("far")
+        self._server.add_tool(lambda: "good", name="good")
+
+    @asynccontextmanager
+    async def __call__(self, server: ServerConfig) -> AsyncIterator[Client]:
+        self.opened += 1
+        if not self.there:
+            raise ConnectionError
+        self.died = anyio.Event()
+        try:
+            async with anyio.create_task_group() as tasks, Client(self._server) as client:
+                tasks.start_soon(self._die)
+                yield client
+                tasks.cancel_scope.cancel()
+        finally:
+            if self.stubborn:
+                await anyio.sleep_forever()
+
+    async def _die(self) -> None:
+        await self.died.wait()
+        raise ConnectionError
+
+    async def dies(self, *, for_good: bool = False) -> None:
+        """Be gone."""
+        self.there = not for_good
+        self.died.set()
+        await anyio.sleep(0.05)
+
+
+@asynccontextmanager
+async def connected(far: FarSide, *, connect_timeout: float = 5) -> AsyncIterator[Connection]:
+    """A connection to the far side, in a task of its own as at an actor."""
+    server = ServerConfig(alias="far", url="http://far.example/mcp")
+    connection = Connection(server, far, connect_timeout=connect_timeout, tool_timeout=connect_timeout)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(connection.run)
+        yield connection
+        with anyio.fail_after(4):
+            await connection.close()
+
+
+async def asked(connection: Connection) -> str:
+    """Call the tool; return what it said."""
+
+    async def unheard(progress: float, total: float | None, message: str | None) -> None:
+        return None
+
+    return (await connection.call(connection.tools[0], {}, unheard)).text
+
+
+async def tell(connection: Connection, answers: list[str]) -> None:
+    """Call the tool as a task beside the test."""
+    answers.append(await asked(connection))
+
+
+@pytest.mark.anyio
+async def test_a_call_that_waits_for_a_server_gets_it_after_attempts_that_failed() -> None:
+    far, answers = FarSide(), list[str]()
+    async with connected(far) as connection, anyio.create_task_group() as tasks:
+        await far.dies(for_good=True)
+        tasks.start_soon(tell, connection, answers)
+        await anyio.sleep(0.7)
+        assert far.opened > 2  # the first opening, and more than one that failed
+        assert answers == []
+        far.there = True
+        tasks.cancel_scope.deadline = anyio.current_time() + 1
+    assert answers == ["good"]
+
+
+@pytest.mark.anyio
+async def test_a_call_shortens_the_wait_for_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "FIRST_REST", 30)
+    far = FarSide()
+    async with connected(far) as connection:
+        await far.dies()
+        await anyio.sleep(0.5)
+        assert far.opened == 1
+        with anyio.fail_after(1):
+            assert await asked(connection) == "good"
+
+
+@pytest.mark.anyio
+async def test_a_call_that_gave_up_does_not_drive_further_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "FIRST_REST", 30)
+    far = FarSide()
+    async with connected(far, connect_timeout=0.5) as connection:
+        await far.dies(for_good=True)
+        await asked(connection)
+        opened = far.opened
+        assert opened > 1
+        await anyio.sleep(1)
+        assert far.opened <= opened + 1
+
+
+@pytest.mark.anyio
+async def test_closing_ends_a_call_that_waits_and_a_rest() -> None:
+    far, answers = FarSide(), list[str]()
+    async with connected(far, connect_timeout=30) as connection, anyio.create_task_group() as tasks:
+        await far.dies(for_good=True)
+        tasks.start_soon(tell, connection, answers)
+        await anyio.sleep(0.1)
+        tasks.cancel_scope.deadline = anyio.current_time() + 1
+        await connection.close()
+    assert answers == ["The server far is not reachable at the moment."]
+
+
+@pytest.mark.anyio
+async def test_closing_a_server_that_does_not_end_leaves_the_others_open() -> None:
+    stubborn, good = FarSide(), FarSide()
+    stubborn.stubborn = True
+    async with connected(good) as other:
+        with anyio.fail_after(4):
+            async with connected(stubborn) as connection:
+                assert await asked(connection) == "good"
+        assert await asked(other) == "good"
+        assert good.opened == 1
+
+
+@pytest.mark.anyio
+async def test_a_lost_server_that_does_not_end_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PATIENCE", 0.2)
+    far = FarSide()
+    async with connected(far) as connection:
+        far.stubborn = True
+        await far.dies()
+        with anyio.fail_after(3):
+            assert await asked(connection) == "good"
+        far.stubborn = False
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("steady", "least", "most"), [(30.0, 3, 6), (0.0, 8, 50)])
+async def test_a_server_that_dies_each_time_is_opened_ever_less_often(
+    steady: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SHORTEST_REST", 0.01), ("FIRST_REST", 0.05), ("STEADY", steady)):
+        monkeypatch.setattr(connections, name, value)
+    far = FarSide()
+    async with connected(far):
+        with anyio.move_on_after(1):
+            while True:
+                far.died.set()
+                await anyio.sleep(0.005)
+        assert least <= far.opened <= most
