@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,6 +118,8 @@ class Turn:
         self._answers = 0
         self._results = 0
         self._open: dict[str, ToolCall] = {}
+        self._untold: dict[str, MessageAdded] = {}
+        self._writing: set[asyncio.Task[Message]] = set()
         self._answered = False
         self._toolbox = Toolbox(())
         self._calls = anyio.CapacityLimiter(PARALLEL_CALLS)
@@ -165,12 +168,16 @@ class Turn:
         """Say what has happened, to readers and to the session here."""
         if isinstance(event, TextDelta):
             self._partial += event.text
+        elif isinstance(event, MessageAdded):
+            self._untold.pop(event.message.id, None)
+            self._partial = "" if event.message.role == "assistant" else self._partial
         self._session = fold(self._session, event)
         self._emit(event)
 
     async def _finish(self, outcome: Final) -> None:
         """Keep what was said so far, then end: whatever fails, the turn has an end."""
         stopped = isinstance(outcome, TurnFinished) and outcome.stopped
+        await self._settle()
         if self._partial or self._open:
             outcome = await self._keep({"stopped": True} if stopped else {"interrupted": True}, outcome)
         elapsed = int((time.monotonic() - self._began) * 1000)
@@ -180,6 +187,20 @@ class Turn:
         with anyio.move_on_after(END_LIMIT):
             await self._flush()
         log.info("turn.ended", outcome=outcome.type, stopped=stopped, ms=elapsed)
+
+    async def _settle(self) -> None:
+        """Wait for what is being written, and tell what LangGraph, being stopped, did not hand on."""
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=END_LIMIT)
+        for event in list(self._untold.values()):
+            self._tell(event)
+
+    async def _undisturbed(self, writing: Coroutine[Any, Any, Message]) -> Message:
+        """Write in a task of its own: LangGraph cancels its tasks in the middle of what they do."""
+        task = asyncio.create_task(writing)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return await asyncio.shield(task)
 
     async def _keep(self, mark: dict[str, bool], outcome: Final) -> Final:
         """Write what there is of a turn that did not come to its end; each call gets a result."""
@@ -199,14 +220,18 @@ class Turn:
 
     async def record(self, message: Message, usage: Usage, emit: Emit) -> None:
         """Put the model's message into the history; see `mcp_chat.agent.Loop`."""
+        message = await self._undisturbed(self._record(message, usage))
+        emit(MessageAdded(message=message, usage=usage))
+
+    async def _record(self, message: Message, usage: Usage) -> Message:
         message = replace(message, id=f"{self._run}-a{self._answers}")
         if message.content or message.tool_calls:
             await self._scribe.write(message)
-            self._partial = ""
+            self._untold[message.id] = MessageAdded(message=message, usage=usage)
             self._answers += 1
             self._open |= {call.id: call for call in message.tool_calls}
             self._answered |= bool(message.content)
-        emit(MessageAdded(message=message, usage=usage))
+        return message
 
     async def _close(self, call: ToolCall, result: ToolResult, metadata: dict[str, Any]) -> Message:
         """Write the result of a call."""
@@ -222,6 +247,7 @@ class Turn:
             metadata=metadata,
         )
         await self._scribe.write(message)
+        self._untold[message.id] = MessageAdded(message=message)
         return message
 
     async def run_call(self, call: ToolCall, problem: str | None, emit: Emit) -> Message:
@@ -235,7 +261,7 @@ class Turn:
                 else await self._toolbox.call(call.name, call.args, Progress(call, emit))
             )
         elapsed = round((time.monotonic() - began) * 1000)
-        message = await self._close(call, result, {"elapsed_ms": elapsed})
+        message = await self._undisturbed(self._close(call, result, {"elapsed_ms": elapsed}))
         emit(
             ToolFinished(
                 call_id=call.id,
