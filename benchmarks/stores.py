@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.figures import spread
 from mcp_chat.embedded import DataDir, EmbeddedValkey
 from mcp_chat.events import Entry, TextDelta
-from mcp_chat.session import Message
+from mcp_chat.message import Message
 from mcp_chat.stores.base import Store
 from mcp_chat.stores.memory import MemoryStore
 from mcp_chat.stores.redis import open_redis

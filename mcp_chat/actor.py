@@ -42,8 +42,8 @@ from mcp_chat.exceptions import (
     Unexpected,
 )
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.message import new_id
 from mcp_chat.providers import Model, Providers
-from mcp_chat.session import new_id
 from mcp_chat.stores.base import START, Archive, Lease, Store, Waiting
 from mcp_chat.stores.bells import LocalBell
 from mcp_chat.turn import Scribe, Turn, failed, question, unfinished

@@ -34,8 +34,8 @@ from langgraph.errors import GraphRecursionError
 
 from mcp_chat.events import Event, TextDelta
 from mcp_chat.exceptions import ChatError, ModelFailed, ModelTimeout
+from mcp_chat.message import Message, ToolCall, Usage, complete, new_id, wellformed
 from mcp_chat.netguard import AddressNotAllowed, AnswerTooLarge, refusal
-from mcp_chat.session import Message, ToolCall, Usage, complete, new_id, wellformed
 from mcp_chat.tools import Tool
 
 log = structlog.get_logger()

@@ -31,12 +31,12 @@ from mcp_chat.dispatch import Dispatch
 from mcp_chat.drain import Drain
 from mcp_chat.exceptions import ChatError, SettingsError
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.message import new_id
 from mcp_chat.netguard import Policy
 from mcp_chat.ownership import Ownership
 from mcp_chat.providers import Providers
 from mcp_chat.safety import check_settings
 from mcp_chat.servers import current, read_servers
-from mcp_chat.session import new_id
 from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.stores.memory import MemoryStore

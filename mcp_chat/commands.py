@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from mcp_chat.session import new_id
+from mcp_chat.message import new_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

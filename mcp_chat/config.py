@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from mcp_chat.session import new_id
+from mcp_chat.message import new_id
 
 MASK = "*****"
 Transport = Literal["streamable_http", "sse", "stdio"]

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from mcp_chat.session import Message, Session, Usage
+from mcp_chat.message import Message, Usage
+from mcp_chat.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcp_chat.exceptions import StoreUnavailable
-from mcp_chat.session import Message
+from mcp_chat.message import Message
 from mcp_chat.stores.base import Archive, Window
 
 

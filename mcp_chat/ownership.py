@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 
 from mcp_chat.actor import Actor, Workshop
 from mcp_chat.exceptions import StoreUnavailable
-from mcp_chat.session import new_id
+from mcp_chat.message import new_id
 from mcp_chat.stores.base import START, Lease
 
 log = structlog.get_logger()

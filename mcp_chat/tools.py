@@ -11,7 +11,7 @@ from typing import Any
 import mcp_types as mcp
 import orjson
 
-from mcp_chat.session import wellformed
+from mcp_chat.message import wellformed
 
 MAX_RESULT = 32_768
 """Characters of a result that the model and the log are given."""

@@ -29,7 +29,8 @@ from mcp_chat.events import (
 )
 from mcp_chat.exceptions import ChatError, ModelFailed, ModelTimeout, StoreUnavailable, Unexpected
 from mcp_chat.history import ChatHistoryManager
-from mcp_chat.session import Message, Session, ToolCall, Usage, now, wellformed
+from mcp_chat.message import Message, ToolCall, Usage, now, wellformed
+from mcp_chat.session import Session
 from mcp_chat.tools import ToolResult
 
 log = structlog.get_logger()

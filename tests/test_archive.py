@@ -19,7 +19,7 @@ import pytest
 from anyio import to_thread
 
 from mcp_chat.exceptions import Fenced, SettingsError, StoreUnavailable
-from mcp_chat.session import Message, ToolCall
+from mcp_chat.message import Message, ToolCall
 from mcp_chat.stores.base import Archive
 from mcp_chat.stores.sql import SQLArchive, driver_url, migrate, open_sql
 from tests.conftest import missing
@@ -307,7 +307,7 @@ async def test_what_is_written_for_a_user_the_database_has_lost_is_kept(archive:
 
 WRITER = """
 import sys, anyio
-from mcp_chat.session import Message
+from mcp_chat.message import Message
 from mcp_chat.stores.sql import open_sql
 
 async def main(url, user, n):

@@ -19,7 +19,7 @@ from mcp_chat.commands import Cancel, Command, Disconnect, Send
 from mcp_chat.events import Entry, TextDelta, TurnFinished, order
 from mcp_chat.exceptions import Fenced, StoreUnavailable
 from mcp_chat.identity import user_key
-from mcp_chat.session import Message
+from mcp_chat.message import Message
 from mcp_chat.stores.base import START, Bell, Lease, Store
 from mcp_chat.stores.memory import MemoryStore
 from mcp_chat.stores.redis import RedisStore, open_redis

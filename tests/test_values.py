@@ -19,7 +19,8 @@ from mcp_chat.commands import COMMAND, Command
 from mcp_chat.config import CONFIG, ModelConfig, ServerConfig, UserConfig
 from mcp_chat.events import EVENT, Event, MessageAdded, TextDelta, ToolStarted, fold, is_final, order
 from mcp_chat.identity import user_key
-from mcp_chat.session import MESSAGE, Message, Session, ToolCall, Usage, complete
+from mcp_chat.message import MESSAGE, Message, ToolCall, Usage, complete
+from mcp_chat.session import Session
 from mcp_chat.tools import MAX_RESULT, named, shortened
 from mcp_chat.turn import Progress
 from mcp_chat.writer import merged

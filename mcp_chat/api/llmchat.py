@@ -33,8 +33,8 @@ from mcp_chat.events import (
 from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.identity import Principal
+from mcp_chat.message import MESSAGE, new_id
 from mcp_chat.providers import Providers
-from mcp_chat.session import MESSAGE, new_id
 from mcp_chat.stores.base import Store
 from mcp_chat.vault import Vault
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mcp_chat.commands import Command
 from mcp_chat.events import Entry
-from mcp_chat.session import Message
+from mcp_chat.message import Message
 
 START = "0-0"
 """The place before a log's first entry."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from mcp_chat.commands import Command
 from mcp_chat.events import Entry, order
 from mcp_chat.exceptions import Fenced
-from mcp_chat.session import Message
+from mcp_chat.message import Message
 from mcp_chat.stores.base import START, Lease, Waiting
 from mcp_chat.stores.bells import LocalBells
 

@@ -36,7 +36,7 @@ from redis.exceptions import RedisError
 from mcp_chat.commands import COMMAND, Command
 from mcp_chat.events import EVENT, Entry
 from mcp_chat.exceptions import Fenced, StoreUnavailable
-from mcp_chat.session import MESSAGE, Message
+from mcp_chat.message import MESSAGE, Message
 from mcp_chat.stores.base import Lease, Waiting
 from mcp_chat.stores.bells import LocalBell, LocalBells
 

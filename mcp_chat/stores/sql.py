@@ -45,7 +45,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcp_chat.exceptions import Fenced, SettingsError, StoreUnavailable
-from mcp_chat.session import MESSAGE, Message
+from mcp_chat.message import MESSAGE, Message
 
 log = structlog.get_logger()
 

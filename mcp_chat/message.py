@@ -1,0 +1,119 @@
+"""What was said: a message, its parts, the calls it asks for, and the tokens it cost."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import takewhile
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+Role = Literal["system", "user", "assistant", "tool"]
+Status = Literal["success", "error"]
+
+
+def new_id() -> str:
+    """Return a random id of 128 bits that is safe in URLs and keys."""
+    return secrets.token_hex(16)
+
+
+def now() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+def wellformed(text: str) -> str:
+    """Return the text without lone surrogates, which JSON can carry and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens, as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """What the model asks for: a tool by its name in the conversation, ``alias__tool``, and arguments."""
+
+    id: str
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """An image or a file that goes with a message; what is in it was uploaded before.
+
+    Attributes:
+        size: In bytes.
+    """
+
+    upload_id: str
+    media_type: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message. A tool's result names its call and whether it succeeded."""
+
+    role: Role
+    content: str
+    id: str = field(default_factory=new_id)
+    parts: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    status: Status | None = None
+    created_at: datetime = field(default_factory=now)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+"""Messages as JSON: ``MESSAGE.dump_json(m)`` and ``MESSAGE.validate_json(b)``."""
+
+
+def complete(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the messages so that each tool call has exactly one result, right behind it.
+
+    A result without its call (the call was trimmed away) is left out; a call without a result (its turn
+    was interrupted) gets one that says so. Providers refuse a conversation in any other form.
+    """
+    out: list[Message] = []
+    for place, message in enumerate(messages):
+        if message.role == "tool":
+            continue
+        out.append(message)
+        if message.tool_calls:
+            results = _results(messages[place + 1 :])
+            out += [results.get(call.id) or _no_result(call) for call in message.tool_calls]
+    return tuple(out)
+
+
+def _results(following: tuple[Message, ...]) -> dict[str | None, Message]:
+    """The results right behind a message; ids may repeat later in a conversation."""
+    return {m.tool_call_id: m for m in takewhile(lambda m: m.role == "tool", following)}
+
+
+def _no_result(call: ToolCall) -> Message:
+    return Message(
+        role="tool",
+        content="No result: the turn was interrupted, and whether the call took effect is not known.",
+        tool_call_id=call.id,
+        name=call.name,
+        status="error",
+    )
