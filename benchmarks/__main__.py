@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks import stores, turns
+from benchmarks import history, stores, turns
 
 
 def main() -> None:
     """Print the tables."""
-    for measured in (turns.report(), stores.report()):
-        print("\n".join(measured), end="\n\n")
+    for measure in (turns.report, stores.report, history.report):
+        print("\n".join(measure()), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the stores carry: appends to one user's log and history."""
+"""What the stores carry: appends to one user's log of events."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from pathlib import Path
 from benchmarks.figures import spread
 from mcp_chat.embedded import DataDir, EmbeddedValkey
 from mcp_chat.events import Entry, TextDelta
-from mcp_chat.message import Message
 from mcp_chat.stores.base import Store
 from mcp_chat.stores.memory import MemoryStore
 from mcp_chat.stores.redis import open_redis
-from mcp_chat.stores.sql import migrate, open_sql
 
 APPENDS = 1000
 
@@ -42,33 +40,15 @@ async def log_of(store: Store) -> list[float]:
     return await timed(append)
 
 
-async def archive_of(url: str) -> list[float]:
-    """Append messages."""
-    async with open_sql(url) as archive:
-        epoch = await archive.next_epoch("bench", 1)
-
-        async def append(_: int) -> None:
-            message = Message(role="user", content="a message of some words")
-            await archive.append("bench", "session", [message], epoch=epoch)
-
-        return await timed(append)
-
-
-async def _measure(folder: Path, valkey_url: str) -> dict[str, list[float]]:
-    url = f"sqlite:///{folder}/bench.db"
-    await asyncio.to_thread(migrate, url)
+async def _measure(valkey_url: str) -> dict[str, list[float]]:
     async with open_redis(valkey_url) as store:
-        return {
-            "event log, memory": await log_of(MemoryStore()),
-            "event log, Valkey": await log_of(store),
-            "archive, SQLite": await archive_of(url),
-        }
+        return {"event log, memory": await log_of(MemoryStore()), "event log, Valkey": await log_of(store)}
 
 
 def report() -> list[str]:
     """Return the lines of a table."""
     with tempfile.TemporaryDirectory() as name, DataDir(Path(name)) as data, EmbeddedValkey(data) as valkey:
-        measured = asyncio.run(_measure(data.path, valkey.url))
+        measured = asyncio.run(_measure(valkey.url))
     rows = [
         f"| {what} | {spread(times)} | {len(times) / sum(times):.0f} |" for what, times in measured.items()
     ]

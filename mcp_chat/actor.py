@@ -15,18 +15,21 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from mcp_chat.agent import Agent
-from mcp_chat.commands import Cancel, Command, Connect, Disconnect, Send
+from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send
 from mcp_chat.config import CONFIG, ServerConfig, UserConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection, Toolbox, close_all, open_all
+from mcp_chat.context import Budget
 from mcp_chat.events import (
     Cancelled,
     Connected,
     Disconnected,
     Entry,
     Event,
+    Failed,
     Final,
     MessageAdded,
+    SessionDeleted,
     TurnFinished,
     TurnStarted,
     is_final,
@@ -46,6 +49,7 @@ from mcp_chat.message import new_id
 from mcp_chat.providers import Model, Providers
 from mcp_chat.stores.base import START, Archive, Lease, Store, Waiting
 from mcp_chat.stores.bells import LocalBell
+from mcp_chat.summary import TASK, sum_up
 from mcp_chat.turn import Scribe, Turn, failed, question, unfinished
 from mcp_chat.vault import Vault
 from mcp_chat.writer import EventWriter
@@ -68,6 +72,9 @@ class Workshop:
     model_timeout: float
     tool_rounds: int
     idle_timeout: float
+    budget: Budget
+    keep_history: bool
+    summary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ class Actor:
         self._config: UserConfig | None = None
         self._ready: Ready | None = None
         self._tasks: TaskGroup | None = None
+        self._aside: TaskGroup
+        self._summing: set[str] = set()
         self._left = anyio.Event()
         self._leaving = False
         self._gone = anyio.Event()
@@ -143,6 +152,7 @@ class Actor:
         try:
             async with anyio.create_task_group() as writing:
                 writing.start_soon(self._writer.run)
+                self._aside = writing
                 async with anyio.create_task_group() as self._tasks:
                     await self._recover()
                     await self._serve()
@@ -247,7 +257,7 @@ class Actor:
         command = waiting.command
         if isinstance(command, Send) and command.id in self._broken:
             started = self._broken[command.id]  # it may have been broken off before the message was written
-            await self._scribe(started.session_id).write(question(started.run, command.text))
+            await self._scribe(started.session_id).write(question(started.run, command))
         elif isinstance(command, Send) and command.id not in self._seen:
             running = self._turns[command.id] = Running(command.session_id)
             self._group.start_soon(self._turn, command, waiting.place, running)
@@ -289,7 +299,14 @@ class Actor:
             event = failed(Unexpected())
         self._writer.emit(command.id, event)
         await self._writer.flush()
+        self._mind(event)
         log.info("command.done", user=self.user, command=command.type, outcome=event.type)
+
+    def _mind(self, outcome: Final) -> None:
+        """Leave when the archive knows a newer owner: the store may have heard of none."""
+        if isinstance(outcome, Failed) and outcome.code == Fenced.code:
+            self._left.set()
+            self.ring()
 
     async def _carry_out(self, command: Command) -> Final:
         match command:
@@ -299,6 +316,8 @@ class Actor:
                 return Cancelled(turns=await self._cancel(command.session_id))
             case Disconnect():
                 return await self._disconnect()
+            case DeleteSession():
+                return await self._delete(command.session_id)
             case Send():
                 raise InvalidRequest
 
@@ -323,18 +342,36 @@ class Actor:
             running.ended.set()
 
     async def _run_turn(self, command: Send, place: str, running: Running) -> None:
+        run = new_id()
         turn = Turn(
-            command.text,
-            run=new_id(),
+            question(run, command),
+            run=run,
             scribe=self._scribe(command.session_id),
             emit=self._emit(command.id),
             flush=self._writer.flush,
             prepare=self._prepare,
             taken=partial(self._forget, place),
             limit=self._shop.turn_timeout,
+            budget=self._shop.budget,
         )
-        await turn.run(why_cancelled=running.why_cancelled)
+        self._mind(await turn.run(why_cancelled=running.why_cancelled))
         await self._forget(place)
+        if self._shop.summary and self._shop.archive and self._ready:
+            self._aside.start_soon(self._sum_up, command.session_id, self._shop.archive, self._ready.agent)
+
+    async def _sum_up(self, session_id: str, archive: Archive, agent: Agent) -> None:
+        """Sum up what the next turn will not be shown; nobody waits for it, and a failure costs nothing."""
+        if session_id in self._summing:
+            return
+        self._summing.add(session_id)
+        try:
+            session = await self._scribe(session_id).session()
+            say = partial(agent.sum_up, TASK)
+            await sum_up(archive, self.user, session, self._shop.budget, say, self.lease.epoch)
+        except ChatError as error:
+            log.warning("summary.failed", user=self.user, error=error.code)
+        finally:
+            self._summing.discard(session_id)
 
     async def _decline(self, command: Send, place: str, running: Running) -> None:
         """End a turn that was stopped before it began. One that was not stopped stays in the inbox."""
@@ -348,10 +385,11 @@ class Actor:
 
     def _scribe(self, session_id: str) -> Scribe:
         return Scribe(
-            history=self._shop.history,
+            record=self._shop.history.record,
             user=self.user,
             session_id=session_id,
             epoch=self.lease.epoch,
+            backend=f"{self._config.model.provider}:{self._config.model.model}" if self._config else "",
             fresh=self._fresh,
         )
 
@@ -364,6 +402,18 @@ class Actor:
             await running.ended.wait()
         return len(turns)
 
+    async def _delete(self, session_id: str) -> SessionDeleted:
+        """Delete a session; if it is the connected one, a new one takes its place."""
+        await self._cancel(session_id)
+        existed = await self._shop.history.record.delete(self.user, session_id, epoch=self.lease.epoch)
+        self._fresh.discard(session_id)
+        config = self._config or await self._shop.configs.get(self.user)
+        if config and config.session_id == session_id:
+            config = replace(config, session_id=new_id())
+            await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
+            self._config = config if self._ready else None
+        return SessionDeleted(existed=existed)
+
     # Connections
 
     async def _connect(self, command: Connect) -> Connected:
@@ -375,6 +425,9 @@ class Actor:
         try:
             await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
             await self._cancel(None)
+            await self._shop.history.adopt(
+                command.user_id, session_id=config.session_id, epoch=self.lease.epoch
+            )
         except BaseException:  # cancelled or not: what was opened is closed
             await closed(ready)
             raise
@@ -422,7 +475,11 @@ class Actor:
         if config is None:
             raise NotConnected
         await self._shop.configs.forget(self.user, epoch=self.lease.epoch)
-        await self._shop.history.clear_history(self.user, config.session_id, epoch=self.lease.epoch)
+        record, epoch = self._shop.history.record, self.lease.epoch
+        if self._shop.keep_history:
+            await record.clear(self.user, config.session_id, epoch=epoch)
+        else:
+            await record.delete(self.user, config.session_id, epoch=epoch)
         await self._let_go()
         self._left.set()
         return Disconnected()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,15 +27,17 @@ from langchain_core.messages import (
     AnyMessage,
     HumanMessage,
     SystemMessage,
-    ToolMessage,
 )
 from langgraph.errors import GraphRecursionError
 
 from mcp_chat.events import Event, TextDelta
-from mcp_chat.exceptions import ChatError, ModelFailed, ModelTimeout
-from mcp_chat.message import Message, ToolCall, Usage, complete, new_id, wellformed
+from mcp_chat.exceptions import ChatError, InvalidSession, ModelFailed, ModelTimeout
+from mcp_chat.langchain import from_langchain, to_langchain
+from mcp_chat.message import Message, ToolCall, Usage, new_id, wellformed
 from mcp_chat.netguard import AddressNotAllowed, AnswerTooLarge, refusal
+from mcp_chat.session import plain
 from mcp_chat.tools import Tool
+from mcp_chat.upload import Upload
 
 log = structlog.get_logger()
 
@@ -44,6 +45,8 @@ Emit = Callable[[Event], None]
 
 STOP_LIMIT = 5.0
 """Seconds that the model and the tools of a stopped turn get to end."""
+
+SUM_UP_LIMIT = 120.0
 
 
 class Loop(Protocol):
@@ -106,20 +109,26 @@ class Agent:
     """
 
     def __init__(self, model: BaseChatModel, tools: Sequence[Tool], *, rounds: int, silence: float) -> None:
+        self._model = model
         self._rounds = rounds
         self._silence = silence
         self._graph = create_agent(model, [], middleware=[_Recorder(tools)], context_schema=_Context)
 
-    async def run(self, messages: Sequence[Message], loop: Loop) -> AsyncIterator[Event]:
+    async def run(
+        self, messages: Sequence[Message], files: Mapping[str, Upload], loop: Loop
+    ) -> AsyncIterator[Event]:
         """Answer the last message: yields text as it comes, and what the loop emits, in order.
+
+        Args:
+            messages: What the model is shown, complete.
+            files: What is in the files that go with them.
 
         Raises:
             ModelFailed: The provider refused, broke off, was silent, or asked for tools without end.
         """
-        shown = complete(tuple(messages))
-        context = _Context(loop=loop, seen={call.id for m in shown for call in m.tool_calls})
+        context = _Context(loop=loop, seen={call.id for m in messages for call in m.tool_calls})
         stream: Any = self._graph.astream(
-            {"messages": [to_langchain(message) for message in shown]},
+            {"messages": [to_langchain(message, files) for message in messages]},
             stream_mode=["messages", "custom"],
             context=context,
             config={"recursion_limit": 2 * self._rounds + 1},
@@ -132,6 +141,19 @@ class Agent:
                         yield item
                     elif text := _text(item[0], spoken):
                         yield TextDelta(text=text)
+
+    async def sum_up(self, task: str, text: str) -> tuple[str, Usage]:
+        """Ask the model for one text, without tools.
+
+        Raises:
+            ModelFailed: It did not answer.
+        """
+        asked: list[AnyMessage] = [SystemMessage(task), HumanMessage(text)]
+        said = AIMessageChunk(content="")
+        with translated(), anyio.fail_after(SUM_UP_LIMIT):
+            async for chunk in self._model.astream(asked):
+                said += chunk
+        return wellformed(str(said.text)), _usage(said)
 
     async def _watched(self, items: Any, loop: Loop) -> AsyncIterator[Any]:
         """Hand items on; raise when the model is silent for too long. Tools have their own limit."""
@@ -222,21 +244,13 @@ def mend(message: AIMessage, context: _Context) -> None:
         )
 
 
-def from_langchain(message: AIMessage) -> Message:
-    """Return a mended message as ours."""
-    calls = tuple(
-        ToolCall(id=call["id"] or "", name=call["name"], args=call["args"]) for call in message.tool_calls
-    )
-    return Message(role="assistant", content=str(message.text), tool_calls=calls)
-
-
 def _json(args: dict[str, Any]) -> dict[str, Any] | None:
     """Return arguments that every reader of JSON takes: Python's own also takes NaN and endless integers."""
     cleaned: dict[str, Any] = _clean(args)
     try:
-        json.dumps(cleaned, allow_nan=False)
+        plain(cleaned, ())
         orjson.dumps(cleaned)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, InvalidSession):
         return None
     return cleaned
 
@@ -252,26 +266,6 @@ def _clean(value: Any) -> Any:
             return [_clean(each) for each in value]
         case _:
             return value
-
-
-def to_langchain(message: Message) -> AnyMessage:
-    """Return our message as LangChain's."""
-    match message.role:
-        case "user":
-            return HumanMessage(message.content, id=message.id)
-        case "system":
-            return SystemMessage(message.content, id=message.id)
-        case "tool":
-            return ToolMessage(
-                message.content,
-                id=message.id,
-                tool_call_id=message.tool_call_id or "",
-                name=message.name,
-                status=message.status or "success",
-            )
-        case "assistant":
-            calls: Any = [{"id": c.id, "name": c.name, "args": dict(c.args)} for c in message.tool_calls]
-            return AIMessage(message.content, id=message.id, tool_calls=calls)
 
 
 def _usage(message: AIMessage) -> Usage:

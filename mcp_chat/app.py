@@ -23,10 +23,13 @@ from mcp_chat.api.auth import Auth
 from mcp_chat.api.health import Check, Health
 from mcp_chat.api.identity import DemoIdentity, Identity, JWTIdentity, cookie_secret
 from mcp_chat.api.llmchat import LLMChat
+from mcp_chat.api.sessions import Sessions
+from mcp_chat.api.uploads import Uploads
 from mcp_chat.catalogue import CatalogueEntry, read_catalogue
 from mcp_chat.config import ServerConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection, Dialer
+from mcp_chat.context import Budget
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.drain import Drain
 from mcp_chat.exceptions import ChatError, SettingsError
@@ -40,7 +43,7 @@ from mcp_chat.servers import current, read_servers
 from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.stores.memory import MemoryStore
-from mcp_chat.stores.redis import open_redis
+from mcp_chat.stores.redis import RedisStore, open_redis
 from mcp_chat.stores.sql import open_sql
 from mcp_chat.vault import Vault, decode_key
 
@@ -200,7 +203,7 @@ def workshop_of(
         store=store,
         archive=archive,
         configs=UserConfigs(store.configs, archive, vault),
-        history=ChatHistoryManager(store.window, archive=archive, max_messages=settings.history_max_messages),
+        history=history_of(settings, store, archive),
         vault=vault,
         providers=Providers(
             entries,
@@ -213,6 +216,29 @@ def workshop_of(
         model_timeout=settings.model_timeout,
         tool_rounds=settings.tool_rounds,
         idle_timeout=settings.idle_timeout,
+        budget=budget_of(settings),
+        keep_history=settings.keep_history,
+        summary=settings.summary,
+    )
+
+
+def history_of(settings: Settings, store: Store, archive: Archive | None) -> ChatHistoryManager:
+    """Return the histories of all users."""
+    return ChatHistoryManager(
+        store.redis if isinstance(store, RedisStore) else None,
+        settings.history_max_messages,
+        settings.history_ttl,
+        archive,
+        window=store.window,
+    )
+
+
+def budget_of(settings: Settings) -> Budget:
+    """Return how much of a conversation a model is shown."""
+    return Budget(
+        messages=settings.history_max_messages,
+        tokens=settings.context_tokens,
+        result=settings.tool_result_characters,
     )
 
 
@@ -235,6 +261,7 @@ def mount(
         vault=workshop.vault,
         providers=workshop.providers,
         servers=servers,
+        archive=workshop.archive,
         max_messages=settings.history_max_messages,
         max_body=settings.max_body_bytes,
         max_message=settings.max_message_bytes,
@@ -243,7 +270,24 @@ def mount(
     if workshop.archive:
         checks["database"] = workshop.archive.ping
     health = Health(checks=checks, draining=lambda: drain.draining)
-    listed = operations.operations(chat, Auth(identity=identity, max_body=settings.max_body_bytes), health)
+    sessions = Sessions(
+        identity=identity,
+        dispatch=chat.dispatch,
+        archive=workshop.archive,
+        record=workshop.history.record,
+        configs=workshop.configs,
+        budget=workshop.budget,
+        max_body=settings.max_body_bytes,
+        max_import=settings.max_import_bytes,
+    )
+    uploads = Uploads(
+        identity=identity,
+        archive=workshop.archive,
+        max_upload=settings.max_upload_bytes,
+        upload_quota=settings.upload_quota_bytes,
+    )
+    auth = Auth(identity=identity, max_body=settings.max_body_bytes)
+    listed = operations.operations(chat, sessions, uploads, auth, health)
     app.router.routes[:] = [
         *(operation.route() for operation in listed),
         operations.openapi_route(listed, version=version("mcp-chat")),

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from mcp_chat import sessions_cli
 from mcp_chat.exceptions import ChatError, SettingsError
 from mcp_chat.settings import Settings, env_example, load_settings, read_env_file
 
 app = typer.Typer(
     name="mcp-chat", help="A chat for MCP gateways.", no_args_is_help=True, add_completion=False
 )
+app.add_typer(sessions_cli.app)
 
 
 @app.command()
@@ -26,7 +28,7 @@ def serve() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the schema of DATABASE_URL to this version."""
-    from mcp_chat.stores.sql import migrate as upgrade
+    from mcp_chat.stores.database import migrate as upgrade
 
     url = load_settings().database_url.get_secret_value()
     if not url:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from mcp_chat.message import new_id
+from mcp_chat.message import Part, new_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,9 +16,11 @@ class Connect:
 
     Attributes:
         sealed: The user's new configuration, sealed by the vault: it holds secrets.
+        user_id: The user's id as the login names it: under it a gateway may have kept a history.
     """
 
     sealed: str
+    user_id: str = ""
     id: str = field(default_factory=new_id)
     type: Literal["connect"] = "connect"
 
@@ -29,6 +31,7 @@ class Send:
 
     session_id: str
     text: str
+    parts: tuple[Part, ...] = ()
     id: str = field(default_factory=new_id)
     type: Literal["send"] = "send"
 
@@ -50,7 +53,16 @@ class Disconnect:
     type: Literal["disconnect"] = "disconnect"
 
 
-Command = Connect | Send | Cancel | Disconnect
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSession:
+    """Stop the session's turns and delete it with all that was said in it."""
+
+    session_id: str
+    id: str = field(default_factory=new_id)
+    type: Literal["delete_session"] = "delete_session"
+
+
+Command = Connect | Send | Cancel | Disconnect | DeleteSession
 
 COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 """Commands as JSON."""

@@ -116,6 +116,14 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDeleted:
+    """A session is gone; `existed` tells whether there was one."""
+
+    existed: bool
+    type: Literal["session_deleted"] = "session_deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """A command came to nothing: the code of a `ChatError` and its sentence."""
 
@@ -126,7 +134,7 @@ class Failed:
     type: Literal["failed"] = "failed"
 
 
-Final = TurnFinished | Connected | Cancelled | Disconnected | Failed
+Final = TurnFinished | Connected | Cancelled | Disconnected | SessionDeleted | Failed
 Event = TurnStarted | TextDelta | ToolStarted | ToolProgressed | ToolFinished | MessageAdded | Final
 
 
@@ -163,6 +171,6 @@ def fold(session: Session, event: Event) -> Session:
     """Return the session after the event. Deltas are for eyes, messages are for memory."""
     match event:
         case MessageAdded(message=message, usage=usage):
-            return session.add(message).spend(usage)
+            return session.append(message).update_token_usage(usage)
         case _:
             return session

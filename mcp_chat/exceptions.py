@@ -5,11 +5,13 @@ ChatError                      code, retryable; str() is safe to show to the use
 ├── Forbidden                  proven, but not allowed
 ├── InvalidRequest             the request cannot be carried out as it stands
 │   ├── TooLarge               a body or a message over its limit
+│   ├── InvalidSession         what a conversation cannot be made of, or its JSON is not one
 │   └── AddressNotAllowed      a URL whose address may not be dialled (netguard)
 ├── NotConnected               the user has no live configuration
 │   └── Unreadable             they had one, and it cannot be opened any more
 ├── TooManyWaiting             the user's inbox is full
 ├── NotFound                   no such thing, or not theirs: the two look alike
+├── NoArchive                  what only a database can do, and there is none
 ├── ServerUnavailable          an MCP server could not be reached or did not behave
 │   ├── AnswerTooLarge         it answered without end (netguard)
 │   └── ToolsUnreadable        its list of tools could not be read (connections)
@@ -62,6 +64,12 @@ class TooLarge(InvalidRequest):
     code = "too_large"
 
 
+class InvalidSession(InvalidRequest):
+    """The session is not valid."""
+
+    code = "invalid_session"
+
+
 class NotConnected(ChatError):
     """No active session found. Please connect to a server first."""
 
@@ -83,6 +91,18 @@ class NotFound(ChatError):
     """Not found."""
 
     code = "not_found"
+
+
+class NoArchive(ChatError):
+    """This installation has no database."""
+
+    code = "no_archive"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This installation has no database, so conversations are not listed, searched or exported. "
+            "The operator can set DATABASE_URL."
+        )
 
 
 class ServerUnavailable(ChatError):

@@ -1,83 +1,225 @@
-"""What was said: the recent window in Redis, and the durable archive behind it."""
+"""The history of every user, under the name and with the calls that users of a gateway's chat know."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from mcp_chat.exceptions import StoreUnavailable
-from mcp_chat.message import Message
+from redis.asyncio import Redis
+
+from mcp_chat.context import Budget, shown
+from mcp_chat.exceptions import InvalidRequest, StoreUnavailable
+from mcp_chat.identity import user_key
+from mcp_chat.message import Message, Role
+from mcp_chat.record import DEFAULT, Record
+from mcp_chat.session import Session, fitting
 from mcp_chat.stores.base import Archive, Window
+from mcp_chat.stores.gateway import GatewayHistory
+from mcp_chat.stores.memory import MemoryStore
+from mcp_chat.stores.redis import RedisWindow, Scripts
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AnyMessage
+
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+
+REMEMBERED = 10_000
+"""Users of whom this process knows that a gateway has nothing of theirs."""
 
 
 class ChatHistoryManager:
-    """Messages by user and session.
+    """Reads and writes the messages of users, each by the id that their login gives them.
 
-    With an archive the window is a cache: it is only ever filled from the archive and may vanish at any
-    time. Without one the window is all there is, and its limit and time to live are the history's.
+    With an archive every message is kept for good, and Redis may be empty or gone: what is read is whole.
+    With Redis alone the last `max_messages` of a session are kept until `ttl` seconds after the last one was
+    written, and for as long as Redis keeps its data. With neither they live as long as this object.
+
+    When a method that writes returns, the message is there; if it raises `StoreUnavailable` nobody can tell,
+    and a message that is written again under its id is there once.
 
     Args:
-        window: The recent messages.
-        archive: All messages, or None.
-        max_messages: Messages that the model is shown.
+        redis_client: A client with `decode_responses=True`; None keeps windows in this process.
+        max_messages: Messages of a window.
+        ttl: Seconds until an unused window expires.
+        archive: The record of everything, or None.
+        window: The windows to use instead of those of `redis_client`.
     """
 
-    def __init__(self, window: Window, *, archive: Archive | None = None, max_messages: int = 50) -> None:
-        self._window = window
+    def __init__(
+        self,
+        redis_client: Redis | None = None,
+        max_messages: int = 50,
+        ttl: int = 3600,
+        archive: Archive | None = None,
+        *,
+        window: Window | None = None,
+    ) -> None:
+        window = window or _window(redis_client, max_messages, ttl)
+        self.record = Record(window, archive, max_messages=max_messages)
         self._archive = archive
-        self._max = max_messages
+        self._budget = Budget(messages=max_messages)
+        self._gateway = GatewayHistory(redis_client) if redis_client else None
+        self._adopted: dict[str, None] = {}
 
-    async def get_history(self, user: str, session_id: str, *, limit: int = 1000) -> list[Message]:
-        """Return the last `limit` messages in chronological order."""
-        if self._archive:
-            return await self._archive.read(user, session_id, limit=limit)
-        return (await self._window.read(user, session_id) or [])[-limit:]
-
-    async def recent(self, user: str, session_id: str, *, epoch: int, refill: bool = False) -> list[Message]:
-        """Return what the model is shown; the owner refills a window that has vanished.
+    async def get_history(
+        self, user_id: str, *, session_id: str | None = None, limit: int | None = None
+    ) -> list[Message]:
+        """Return the messages in the order in which they were written.
 
         Args:
-            refill: Fill it anew although it is there: it may lag behind the archive.
+            session_id: Another conversation than the user's default one.
+            limit: Only so many, the last ones.
 
         Raises:
-            Fenced: Another worker owns the user.
+            StoreUnavailable: They cannot be read now; a history is never empty because of that.
         """
-        found = None if refill and self._archive else await self._window.read(user, session_id)
-        if found is None and self._archive:
-            found = await self._archive.read(user, session_id, limit=self._max)
-            await self._window.replace(user, session_id, found, epoch=epoch)
-        return list({message.id: message for message in reversed(found or [])}.values())[::-1]
+        if limit is not None and limit < 0:
+            raise InvalidRequest("The limit of messages is a whole number, 0 or more.")
+        user, session_id = await self._at(user_id, session_id, reading=True)
+        if limit is None:
+            return await self.record.all_messages(user, session_id)
+        return await self.record.messages(user, session_id, limit=limit)
 
-    async def append_messages(
-        self, user: str, session_id: str, messages: Sequence[Message], *, epoch: int
-    ) -> bool:
-        """Add messages; when this returns they are committed.
+    async def append_message(
+        self,
+        user_id: str,
+        role: str,
+        content: str,
+        *,
+        session_id: str | None = None,
+        tool_call_id: str | None = None,
+        **metadata: Any,
+    ) -> Message:
+        """Add one message at the end and return it.
 
-        Returns:
-            Whether the window has them too; if not, it is to be refilled.
+        Args:
+            tool_call_id: The call that a tool's message answers.
+            metadata: JSON values that are kept with it.
 
         Raises:
-            Fenced: Another worker owns the user.
+            InvalidRequest: There is no such role, or the metadata is not JSON.
         """
-        if self._archive is None:
-            await self._window.append(user, session_id, messages, epoch=epoch, create=True)
-            return True
-        await self._archive.append(user, session_id, messages, epoch=epoch)
+        message = _message(
+            Message(role=cast(Role, role), content=content, tool_call_id=tool_call_id, metadata=metadata)
+        )
+        user, session_id = await self._at(user_id, session_id)
+        await self.record.add(user, session_id, [message], epoch=None)
+        return message
+
+    async def save_history(
+        self,
+        user_id: str,
+        messages: Sequence[Message | Mapping[str, Any]],
+        *,
+        session_id: str | None = None,
+    ) -> None:
+        """Make these messages the history.
+
+        If they begin with what is there, only the others are added. Otherwise the conversation that was there
+        becomes an earlier one in the archive, and without an archive it is gone.
+
+        Args:
+            messages: Messages, or mappings with `role` and `content` as a gateway has them.
+
+        Raises:
+            InvalidRequest: One of them is no message; nothing has changed.
+        """
+        wanted = [_message(each) for each in messages]
+        user, session_id = await self._at(user_id, session_id)
+        there = await self.record.all_messages(user, session_id)
+        if [m.id for m in wanted[: len(there)]] != [m.id for m in there]:
+            await self.record.rewrite(user, session_id, wanted)
+        elif new := wanted[len(there) :]:
+            await self.record.add(user, session_id, new, epoch=None)
+
+    async def clear_history(self, user_id: str, *, session_id: str | None = None) -> None:
+        """Begin anew. An archive keeps what was there as an earlier conversation."""
+        user, session_id = await self._at(user_id, session_id)
+        await self.record.put_away(user, session_id)
+
+    async def get_langchain_messages(
+        self, user_id: str, *, session_id: str | None = None
+    ) -> list[AnyMessage]:
+        """Return what a model is shown of the conversation, as LangChain's messages."""
+        from mcp_chat.langchain import to_langchain  # noqa: PLC0415 - LangChain takes a second to import
+
+        messages = await self.get_history(user_id, session_id=session_id, limit=self._budget.messages)
+        return [
+            to_langchain(each) for each in shown(Session(messages=tuple(messages)), self._budget).messages
+        ]
+
+    async def _at(
+        self, user_id: str, session_id: str | None, *, reading: bool = False
+    ) -> tuple[str, str | None]:
+        """Return where a conversation is kept, with what a gateway may have had of it.
+
+        Args:
+            reading: The archive is read even if nobody can tell now what the gateway has.
+
+        Raises:
+            InvalidRequest: No conversation has such an id.
+        """
+        if session_id is not None and session_id != DEFAULT:
+            return user_key(user_id), _id(session_id, "conversation")
         try:
-            await self._window.append(user, session_id, messages, epoch=epoch, create=False)
+            await self.adopt(user_id)
         except StoreUnavailable:
-            return False
-        return True
+            if not (reading and self._archive):
+                raise
+        return user_key(user_id), None
 
-    async def has_session(self, user: str, session_id: str) -> bool:
-        """Tell whether the session is one of the user's."""
-        if self._archive:
-            return await self._archive.has_session(user, session_id)
-        return await self._window.read(user, session_id) is not None
+    async def adopt(self, user_id: str, *, session_id: str | None = None, epoch: int | None = None) -> None:
+        """Take over, once, what a gateway's own chat has kept of the user in the same Redis.
 
-    async def clear_history(self, user: str, session_id: str, *, epoch: int) -> None:
-        """Drop the window. The archive keeps the session as an earlier conversation.
+        Args:
+            session_id: The conversation that it becomes the beginning of.
 
         Raises:
             Fenced: Another worker owns the user.
         """
-        await self._window.clear(user, session_id, epoch=epoch)
+        if self._gateway is None or user_id in self._adopted:
+            return
+        if messages := await self._gateway.read(user_id):
+            await self.record.add(user_key(user_id), session_id, messages, epoch=epoch)
+            await self._gateway.done(user_id)
+        self._adopted[user_id] = None
+        while len(self._adopted) > REMEMBERED:
+            del self._adopted[next(iter(self._adopted))]
+
+
+def _window(redis: Redis | None, max_messages: int, ttl: int) -> Window:
+    if redis is None:
+        return MemoryStore(max_messages=max_messages).window
+    return RedisWindow(redis, Scripts(redis), max_messages, ttl)
+
+
+def _message(given: Message | Mapping[str, Any]) -> Message:
+    """Return what was given as a message that every store takes.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    message = given if isinstance(given, Message) else _from_mapping(given)
+    _id(message.id, "message")
+    for part in message.parts:
+        _id(part.upload_id, "file")
+    return fitting(message, ())
+
+
+def _from_mapping(given: Mapping[str, Any]) -> Message:
+    content = given.get("content")
+    if not isinstance(content, str):
+        raise InvalidRequest("A message's content must be a text.")
+    call = given.get("tool_call_id")
+    return Message(
+        role=cast(Role, given.get("role")),
+        content=content,
+        tool_call_id=call if isinstance(call, str) else None,
+    )
+
+
+def _id(text: str, whose: str) -> str:
+    if not _ID.fullmatch(text):
+        raise InvalidRequest(f"The id of a {whose} is up to 64 letters, digits, - and _.")
+    return text

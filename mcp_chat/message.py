@@ -14,6 +14,8 @@ from pydantic import TypeAdapter
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["success", "error"]
 
+LONGEST_TITLE = 60
+
 
 def new_id() -> str:
     """Return a random id of 128 bits that is safe in URLs and keys."""
@@ -28,6 +30,14 @@ def now() -> datetime:
 def wellformed(text: str) -> str:
     """Return the text without lone surrogates, which JSON can carry and UTF-8 cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def title(text: str) -> str:
+    """Return a name for the conversation that begins with this text: its first words, on one line."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:500]).split())
+    if len(line) <= LONGEST_TITLE:
+        return line
+    return line[:LONGEST_TITLE].rsplit(" ", 1)[0] + " …"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

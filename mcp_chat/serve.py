@@ -49,7 +49,7 @@ def serve(
     Args:
         settings: What is empty in them is supplied: Valkey, SQLite and, in demo mode, keys.
         app: The application, as gunicorn names it.
-        migrate: Brings the database at a URL up to date. None: `mcp_chat.stores.sql.migrate`.
+        migrate: Brings the database at a URL up to date. None: `mcp_chat.stores.database.migrate`.
         demo: The module of the demo MCP server.
 
     Returns:
@@ -162,9 +162,9 @@ def _check_redis(url: str) -> None:
 
 def _bring_up_to_date(url: str, migrate: Callable[[str], None] | None) -> None:
     if migrate is None:
-        from mcp_chat.stores import sql  # noqa: PLC0415 - SQLAlchemy is not needed by the other commands
+        from mcp_chat.stores import database  # noqa: PLC0415 - SQLAlchemy is not needed by the other commands
 
-        migrate = sql.migrate
+        migrate = database.migrate
     try:
         migrate(url)
     except StoreUnavailable as error:

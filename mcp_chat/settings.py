@@ -134,7 +134,31 @@ class Settings(BaseSettings):
         50,
         ge=2,
         alias="LLMCHAT_CHAT_HISTORY_MAX_MESSAGES",
-        description="Recent messages kept and shown to the model.",
+        description="Recent messages kept in Redis and shown to the model.",
+    )
+    keep_history: bool = Field(
+        True,
+        alias="MCP_CHAT_KEEP_HISTORY",
+        description="A disconnect leaves the conversation in the archive. false: it deletes it.",
+    )
+
+    # What the model is shown
+    context_tokens: int = Field(
+        64_000,
+        ge=256,
+        alias="MCP_CHAT_CONTEXT_TOKENS",
+        description="Tokens of a conversation it is shown, about.",
+    )
+    tool_result_characters: int = Field(
+        32_000,
+        ge=256,
+        alias="MCP_CHAT_TOOL_RESULT_CHARACTERS",
+        description="Characters of one tool result it is shown; a longer one is shortened.",
+    )
+    summary: bool = Field(
+        False,
+        alias="MCP_CHAT_SUMMARY",
+        description="Let the user's model sum up what no longer fits, and show it that.",
     )
 
     # Limits
@@ -143,6 +167,21 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         262_144, ge=1024, alias="MCP_CHAT_MAX_BODY_BYTES", description="Largest request body, in bytes."
+    )
+    max_import_bytes: int = Field(
+        16_777_216,
+        ge=1024,
+        alias="MCP_CHAT_MAX_IMPORT_BYTES",
+        description="Largest conversation that can be imported, in bytes.",
+    )
+    max_upload_bytes: int = Field(
+        10_485_760, ge=1, alias="MCP_CHAT_MAX_UPLOAD_BYTES", description="Largest file of a user, in bytes."
+    )
+    upload_quota_bytes: int = Field(
+        209_715_200,
+        ge=1,
+        alias="MCP_CHAT_UPLOAD_QUOTA_BYTES",
+        description="All files of a user together, in bytes.",
     )
     connect_timeout: float = Field(
         15,

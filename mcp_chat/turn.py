@@ -13,7 +13,9 @@ import anyio
 import structlog
 
 from mcp_chat.agent import Agent, Emit
+from mcp_chat.commands import Send
 from mcp_chat.connections import Toolbox
+from mcp_chat.context import Budget, shown
 from mcp_chat.events import (
     Event,
     Failed,
@@ -28,10 +30,11 @@ from mcp_chat.events import (
     fold,
 )
 from mcp_chat.exceptions import ChatError, ModelFailed, ModelTimeout, StoreUnavailable, Unexpected
-from mcp_chat.history import ChatHistoryManager
 from mcp_chat.message import Message, ToolCall, Usage, now, wellformed
+from mcp_chat.record import Record
 from mcp_chat.session import Session
 from mcp_chat.tools import ToolResult
+from mcp_chat.upload import Upload
 
 log = structlog.get_logger()
 
@@ -47,27 +50,36 @@ class Scribe:
     """Writes a session's messages for the owner who holds this epoch.
 
     Attributes:
+        backend: The user's model, as far as it is known.
         fresh: Sessions whose windows this owner knows to be complete; an earlier owner may have failed.
     """
 
-    history: ChatHistoryManager
+    record: Record
     user: str
     session_id: str
     epoch: int
+    backend: str
     fresh: set[str]
 
-    async def recent(self) -> tuple[Message, ...]:
-        """Return what the model is shown."""
+    async def session(self) -> Session:
+        """Return the session with the messages of which the model may be shown some."""
         stale = self.session_id not in self.fresh
-        found = await self.history.recent(self.user, self.session_id, epoch=self.epoch, refill=stale)
+        recent = await self.record.recent(self.user, self.session_id, epoch=self.epoch, refill=stale)
         self.fresh.add(self.session_id)
-        return tuple(found)
+        found = await self.record.session(self.user, self.session_id, recent)
+        return found or Session(id=self.session_id)
 
-    async def write(self, message: Message) -> None:
+    async def write(self, message: Message, usage: Usage | None = None) -> None:
         """Add a message; when this returns it is committed. One whose id is there already is not added."""
-        whole = await self.history.append_messages(self.user, self.session_id, [message], epoch=self.epoch)
+        whole = await self.record.add(
+            self.user, self.session_id, [message], usage=usage, backend=self.backend, epoch=self.epoch
+        )
         if not whole:
             self.fresh.discard(self.session_id)
+
+    async def files(self, messages: Sequence[Message]) -> dict[str, Upload]:
+        """Return the files that go with the messages, as far as they are kept."""
+        return await self.record.files(self.user, messages)
 
 
 def failed(error: ChatError) -> Failed:
@@ -84,7 +96,7 @@ class Turn:
     """Runs one message to its end, whatever happens.
 
     Args:
-        text: The user's message.
+        question: The user's message.
         run: Begins the ids of its messages.
         scribe: Where messages go.
         emit: Takes the turn's events; they are in the log after `flush`.
@@ -92,11 +104,12 @@ class Turn:
         prepare: Gives the agent and the tools; may take a while, may fail.
         taken: Called when the message is in the history: it need not be kept elsewhere any more.
         limit: Seconds the turn may take.
+        budget: How much of the conversation the model is shown.
     """
 
     def __init__(
         self,
-        text: str,
+        question: Message,
         *,
         run: str,
         scribe: Scribe,
@@ -105,8 +118,9 @@ class Turn:
         prepare: Callable[[], Awaitable[tuple[Agent, Toolbox]]],
         taken: Callable[[], Awaitable[None]],
         limit: float,
+        budget: Budget,
     ) -> None:
-        self._question = question(run, text)
+        self._question = question
         self._run = run
         self._scribe = scribe
         self._emit = emit
@@ -114,7 +128,9 @@ class Turn:
         self._prepare = prepare
         self._taken = taken
         self._limit = limit
+        self._budget = budget
         self._session = Session(id=scribe.session_id)
+        self._usage = Usage()
         self._partial = ""
         self._answers = 0
         self._results = 0
@@ -126,8 +142,8 @@ class Turn:
         self._calls = anyio.CapacityLimiter(PARALLEL_CALLS)
         self._began = time.monotonic()
 
-    async def run(self, *, why_cancelled: Callable[[], Final]) -> None:
-        """Run to the end; the final event is in the log when this returns.
+    async def run(self, *, why_cancelled: Callable[[], Final]) -> Final:
+        """Run to the end and return the final event, which is in the log then.
 
         Args:
             why_cancelled: Asked for the final event if the turn is cancelled.
@@ -137,7 +153,8 @@ class Turn:
             outcome = await self._attempt()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._finish(why_cancelled() if outcome is None else outcome)
+                outcome = await self._finish(why_cancelled() if outcome is None else outcome)
+        return outcome
 
     async def _attempt(self) -> Final:
         try:
@@ -155,12 +172,13 @@ class Turn:
         return TurnFinished()
 
     async def _converse(self) -> None:
-        self._session = self._session.add(*await self._scribe.recent())
+        self._session = await self._scribe.session()
         await self._scribe.write(self._question)
         await self._taken()
         self._tell(MessageAdded(message=self._question))
         agent, self._toolbox = await self._prepare()
-        async for event in agent.run(self._session.messages, self):
+        messages = shown(self._session, self._budget).messages
+        async for event in agent.run(messages, await self._scribe.files(messages), self):
             self._tell(event)
         if not self._answered:
             raise ModelFailed("The model gave an empty answer. Please try again.")
@@ -171,11 +189,12 @@ class Turn:
             self._partial += event.text
         elif isinstance(event, MessageAdded):
             self._untold.pop(event.message.id, None)
+            self._usage += event.usage
             self._partial = "" if event.message.role == "assistant" else self._partial
         self._session = fold(self._session, event)
         self._emit(event)
 
-    async def _finish(self, outcome: Final) -> None:
+    async def _finish(self, outcome: Final) -> Final:
         """Keep what was said so far, then end: whatever fails, the turn has an end."""
         stopped = isinstance(outcome, TurnFinished) and outcome.stopped
         await self._settle()
@@ -183,11 +202,12 @@ class Turn:
             outcome = await self._keep({"stopped": True} if stopped else {"interrupted": True}, outcome)
         elapsed = int((time.monotonic() - self._began) * 1000)
         if isinstance(outcome, TurnFinished):
-            outcome = TurnFinished(stopped=outcome.stopped, elapsed_ms=elapsed, usage=self._session.usage)
+            outcome = TurnFinished(stopped=outcome.stopped, elapsed_ms=elapsed, usage=self._usage)
         self._emit(outcome)
         with anyio.move_on_after(END_LIMIT):
             await self._flush()
         log.info("turn.ended", outcome=outcome.type, stopped=stopped, ms=elapsed)
+        return outcome
 
     async def _settle(self) -> None:
         """Wait for what is being written, and tell what LangGraph, being stopped, did not hand on."""
@@ -227,7 +247,7 @@ class Turn:
     async def _record(self, message: Message, usage: Usage) -> Message:
         message = replace(message, id=f"{self._run}-a{self._answers}")
         if message.content or message.tool_calls:
-            await self._scribe.write(message)
+            await self._scribe.write(message, usage)
             self._untold[message.id] = MessageAdded(message=message, usage=usage)
             self._answers += 1
             self._open |= {call.id: call for call in message.tool_calls}
@@ -299,9 +319,9 @@ class Progress:
         )
 
 
-def question(run: str, text: str) -> Message:
+def question(run: str, command: Send) -> Message:
     """Return the message that a turn begins with."""
-    return Message(id=f"{run}-q", role="user", content=text)
+    return Message(id=f"{run}-q", role="user", content=command.text, parts=command.parts)
 
 
 def partial(run: str, answers: int, text: str, mark: dict[str, bool]) -> Message:

@@ -17,7 +17,7 @@ from mcp_chat.app import create_app
 from mcp_chat.demo.server import build_app
 from mcp_chat.embedded import DataDir, EmbeddedValkey
 from mcp_chat.settings import Settings, load_settings
-from mcp_chat.stores.sql import migrate
+from mcp_chat.stores.database import migrate
 from tests.faults import Stage, staged
 from tests.model_server import ModelServer
 from tests.person import Person

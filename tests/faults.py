@@ -15,7 +15,7 @@ import httpx
 
 from mcp_chat.app import create_app
 from mcp_chat.settings import load_settings
-from mcp_chat.stores.sql import migrate
+from mcp_chat.stores.database import migrate
 from tests.model_server import ModelServer, Reply
 from tests.person import Frame, Person
 from tests.running import running

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 import secrets
-import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event
 
-from mcp_chat.exceptions import Fenced, SettingsError, StoreUnavailable
-from mcp_chat.message import Message, ToolCall
-from mcp_chat.stores.base import Archive
-from mcp_chat.stores.sql import SQLArchive, driver_url, migrate, open_sql
+from mcp_chat.exceptions import ChatError, Fenced, SettingsError, StoreUnavailable, TooLarge
+from mcp_chat.message import Message, ToolCall, Usage
+from mcp_chat.record import Record
+from mcp_chat.session import Session
+from mcp_chat.stores.base import Addition, Archive, Recency
+from mcp_chat.stores.database import driver_url, migrate
+from mcp_chat.stores.memory import MemoryStore
+from mcp_chat.stores.sql import SQLArchive, open_sql
+from mcp_chat.stores.words import words
+from mcp_chat.upload import Upload
 from tests.conftest import missing
+from tests.postgres import private_postgresql, programs
+from tests.test_stores import cancelled_at
 
 pytestmark = pytest.mark.anyio
 
@@ -35,35 +47,9 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """A private PostgreSQL; gives the URL of its first database."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not programs:
-        missing("PostgreSQL")
-    with TemporaryDirectory(prefix="mcp-chat-") as home:
-        data, sockets = Path(home) / "data", Path(home) / "s"
-        sockets.mkdir()
-        data.mkdir()
-        as_user: list[str] = []
-        if os.getuid() == 0:  # root may not run it
-            as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-            for directory in (home, data, sockets):
-                shutil.chown(directory, "nobody")
-
-        def run(program: str, *args: str) -> None:
-            command = [*as_user, str(programs[-1] / program), "-D", str(data), *args]
-            log = sockets / "log"
-            with log.open("a") as output:  # not a pipe: the server would hold it open
-                code = subprocess.run(
-                    command, cwd=sockets, stdout=output, stderr=output, timeout=60, check=False
-                ).returncode
-            assert code == 0, log.read_text()
-
-        run("initdb", "--username=chat", "--auth=trust", "--no-sync", "--encoding=UTF8")
-        options = f"-c listen_addresses='' -c unix_socket_directories='{sockets}' -c fsync=off"
-        run("pg_ctl", "start", "--wait", "-o", options)
-        try:
-            yield f"postgresql:///postgres?host={sockets}&user=chat"
-        finally:
-            run("pg_ctl", "stop", "--wait", "-m", "immediate")
+    where = programs() or missing("PostgreSQL")
+    with private_postgresql(where) as url:
+        yield url
 
 
 @pytest.fixture
@@ -77,7 +63,10 @@ def fresh_postgresql(postgresql: str) -> str:
     return postgresql.replace("/postgres?", f"/{database}?")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(params=KINDS)
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database with nothing in it, of either kind."""
     if request.param == "postgresql":
@@ -86,11 +75,15 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/chat.db"
 
 
-@pytest.fixture
-def url(empty_url: str) -> str:
-    """The URL of a database with this version's schema."""
-    migrate(empty_url)
-    return empty_url
+@pytest.fixture(scope="session", params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a database with this version's schema, of either kind; tests share it."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgresql")
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/chat.db"
+    migrate(url)
+    return url
 
 
 @pytest.fixture
@@ -111,6 +104,13 @@ async def archive(url: str) -> AsyncIterator[SQLArchive]:
 def said(*contents: str) -> list[Message]:
     """Messages of a user."""
     return [Message(role="user", content=content) for content in contents]
+
+
+async def add(
+    archive: Archive, user: str, session: str, messages: Sequence[Message], *, epoch: int | None = None
+) -> None:
+    """Add messages to a session."""
+    await archive.add(Addition(user=user, session_id=session, messages=tuple(messages), epoch=epoch))
 
 
 async def contents(archive: Archive, user: str, session: str = "s") -> list[str]:
@@ -150,29 +150,29 @@ async def test_no_epoch_is_drawn_twice_by_workers_who_draw_at_once(url: str, nam
 
 async def test_messages_are_read_in_the_order_in_which_they_were_added(archive: Archive, name: str) -> None:
     epoch = await archive.next_epoch(name, 1)
-    await archive.append(name, "s", said("a", "b"), epoch=epoch)
-    await archive.append(name, "s", said("c"), epoch=epoch)
+    await add(archive, name, "s", said("a", "b"), epoch=epoch)
+    await add(archive, name, "s", said("c"), epoch=epoch)
     assert await contents(archive, name) == ["a", "b", "c"]
 
 
 async def test_the_last_messages_are_read_when_there_are_more(archive: Archive, name: str) -> None:
     epoch = await archive.next_epoch(name, 1)
-    await archive.append(name, "s", said(*"abcdef"), epoch=epoch)
+    await add(archive, name, "s", said(*"abcdef"), epoch=epoch)
     assert [m.content for m in await archive.read(name, "s", limit=2)] == ["e", "f"]
 
 
 async def test_a_message_that_is_added_again_is_there_once(archive: Archive, name: str) -> None:
     epoch = await archive.next_epoch(name, 1)
     a, b, c = said("a", "b", "c")
-    await archive.append(name, "s", [a, b], epoch=epoch)
-    await archive.append(name, "s", [b, c], epoch=epoch)
-    await archive.append(name, "s", [a], epoch=epoch)
+    await add(archive, name, "s", [a, b], epoch=epoch)
+    await add(archive, name, "s", [b, c], epoch=epoch)
+    await add(archive, name, "s", [a], epoch=epoch)
     assert await contents(archive, name) == ["a", "b", "c"]
 
 
 async def test_adding_nothing_changes_nothing(archive: Archive, name: str) -> None:
     epoch = await archive.next_epoch(name, 1)
-    await archive.append(name, "s", [], epoch=epoch)
+    await add(archive, name, "s", [], epoch=epoch)
     assert await contents(archive, name) == []
 
 
@@ -180,7 +180,7 @@ async def test_sessions_and_users_with_equal_ids_are_apart(archive: Archive, nam
     [message] = said("mine")
     for user, session in ((name, "s"), (name, "t"), (f"{name}2", "s")):
         epoch = await archive.next_epoch(user, 1)
-        await archive.append(user, session, [message], epoch=epoch)
+        await add(archive, user, session, [message], epoch=epoch)
         assert await contents(archive, user, session) == ["mine"]
     assert await contents(archive, f"{name}2", "t") == []
 
@@ -197,21 +197,24 @@ async def test_a_message_comes_back_as_it_was(archive: Archive, name: str) -> No
         Message(role="user", content="'; DROP TABLE chat_message; -- %s :name ${x}"),
         Message(role="user", content="m" * 1_000_000),
     ]
-    await archive.append(name, "s", messages, epoch=epoch)
+    await add(archive, name, "s", messages, epoch=epoch)
     assert await archive.read(name, "s", limit=10) == messages
 
 
 async def test_an_older_epoch_adds_nothing(archive: Archive, name: str) -> None:
     old = await archive.next_epoch(name, 1)
-    await archive.append(name, "s", said("kept"), epoch=old)
+    await add(archive, name, "s", said("kept"), epoch=old)
     new = await archive.next_epoch(name, 1)
     with pytest.raises(Fenced):
-        await archive.append(name, "s", said("late"), epoch=old)
+        await add(archive, name, "s", said("late"), epoch=old)
     with pytest.raises(Fenced):
         await archive.put(name, "late", epoch=old)
     with pytest.raises(Fenced):
-        await archive.open_session(name, "late", epoch=old)
-    await archive.append(name, "s", said("new"), epoch=new)
+        await add(archive, name, "late", [], epoch=old)
+    with pytest.raises(Fenced):
+        await archive.delete_session(name, "s", epoch=old)
+    assert await archive.session(name, "late") is None
+    await add(archive, name, "s", said("new"), epoch=new)
     assert await contents(archive, name) == ["kept", "new"]
     assert await archive.get(name) is None
 
@@ -223,14 +226,13 @@ async def test_an_older_epoch_deletes_nothing(archive: Archive, name: str) -> No
     with pytest.raises(Fenced):
         await archive.delete(name, epoch=old)
     assert await archive.get(name) == "sealed"
-    assert not await archive.has_session(name, "late")
 
 
 async def test_an_owner_whose_lease_has_a_higher_epoch_than_was_drawn_may_write(
     archive: Archive, name: str
 ) -> None:
     drawn = await archive.next_epoch(name, 1)
-    await archive.append(name, "s", said("a"), epoch=drawn + 1000)
+    await add(archive, name, "s", said("a"), epoch=drawn + 1000)
     assert await contents(archive, name) == ["a"]
 
 
@@ -243,7 +245,7 @@ async def test_writes_of_an_owner_and_the_next_one_never_mix(url: str, name: str
         async def write_on() -> None:
             for n in range(500):
                 try:
-                    await one.append(name, "s", said(f"old {n}"), epoch=old)
+                    await add(one, name, "s", said(f"old {n}"), epoch=old)
                 except Fenced:
                     return
                 written.set()
@@ -254,7 +256,7 @@ async def test_writes_of_an_owner_and_the_next_one_never_mix(url: str, name: str
             await written.wait()
             new = await two.next_epoch(name, 1)
             before = await contents(two, name)
-            await two.append(name, "s", said("new"), epoch=new)
+            await add(two, name, "s", said("new"), epoch=new)
         assert await contents(two, name) == [*before, "new"]
 
 
@@ -263,22 +265,28 @@ async def test_writes_of_an_owner_and_the_next_one_never_mix(url: str, name: str
 
 async def test_a_session_is_its_users_alone(archive: Archive, name: str) -> None:
     epoch = await archive.next_epoch(name, 1)
-    await archive.open_session(name, "s", epoch=epoch)
-    await archive.open_session(name, "s", epoch=epoch)
-    assert await archive.has_session(name, "s")
-    assert not await archive.has_session(name, "t")
-    assert not await archive.has_session(f"{name}2", "s")
+    await add(archive, name, "s", [], epoch=epoch)
+    await add(archive, name, "s", [], epoch=epoch)
+    assert await archive.session(name, "s")
+    assert not await archive.session(name, "t")
+    assert not await archive.session(f"{name}2", "s")
 
 
 async def test_a_message_opens_its_session(archive: Archive, name: str) -> None:
     epoch = await archive.next_epoch(name, 1)
-    await archive.append(name, "s", said("a"), epoch=epoch)
-    assert await archive.has_session(name, "s")
+    await add(archive, name, "s", said("a"), epoch=epoch)
+    assert await archive.session(name, "s")
 
 
 @pytest.mark.parametrize("wanted", ["", "x" * 10_000, "a\x00b", "'", "%", "\udcff"])
 async def test_any_text_can_be_asked_for_as_a_session(archive: Archive, name: str, wanted: str) -> None:
-    assert not await archive.has_session(name, wanted)
+    assert await archive.session(name, wanted) is None
+    assert await archive.read(name, wanted, limit=9) == []
+    assert await archive.change_session(name, wanted, name="mine") is None
+    assert not await archive.delete_session(name, wanted, epoch=None)
+    assert await archive.upload(name, wanted) is None
+    assert await archive.pick(name, "s", [wanted]) == []
+    await archive.put_away(name, wanted)
 
 
 async def test_a_configuration_is_kept_until_it_is_deleted(archive: Archive, name: str) -> None:
@@ -298,7 +306,7 @@ async def test_what_is_written_for_a_user_the_database_has_lost_is_kept(archive:
     """It was restored from a backup, say: an owner goes on and nothing that returns is lost."""
     await archive.put(name, "sealed", epoch=7)
     assert await archive.get(name) == "sealed"
-    await archive.append(f"{name}2", "s", said("a"), epoch=7)
+    await add(archive, f"{name}2", "s", said("a"), epoch=7)
     assert await contents(archive, f"{name}2") == ["a"]
     assert await archive.next_epoch(name, 1) == 8
 
@@ -308,6 +316,7 @@ async def test_what_is_written_for_a_user_the_database_has_lost_is_kept(archive:
 WRITER = """
 import sys, anyio
 from mcp_chat.message import Message
+from mcp_chat.stores.base import Addition
 from mcp_chat.stores.sql import open_sql
 
 async def main(url, user, n):
@@ -316,8 +325,9 @@ async def main(url, user, n):
         print("ready", flush=True)
         sys.stdin.readline()
         for i in range(n):
-            await archive.append(user, "s", [Message(role="user", content=f"{user} {i}")], epoch=epoch)
-            await archive.next_epoch("everybody", 1)
+            said = Message(role="user", content=f"{user} {i}")
+            await archive.add(Addition(user=user, session_id="s", messages=(said,), epoch=epoch))
+            await archive.next_epoch(sys.argv[4], 1)
 
 anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
@@ -346,17 +356,17 @@ def together(processes: Sequence[subprocess.Popen[str]]) -> list[int]:
 
 async def test_processes_that_write_at_once_lose_nothing(url: str, name: str) -> None:
     users = [f"{name}-{n}" for n in range(2)]
-    processes = [started(WRITER, url, user, "100") for user in users]
+    processes = [started(WRITER, url, user, "100", f"{name}-all") for user in users]
     assert await to_thread.run_sync(together, processes) == [0, 0]
     async with open_sql(url) as archive:
         for user in users:
             assert await contents(archive, user) == [f"{user} {n}" for n in range(100)]
-        assert await archive.next_epoch("everybody", 1) == 201
+        assert await archive.next_epoch(f"{name}-all", 1) == 201
 
 
 MIGRATOR = """
 import sys
-from mcp_chat.stores.sql import migrate
+from mcp_chat.stores.database import migrate
 print("ready", flush=True)
 sys.stdin.readline()
 migrate(sys.argv[1])
@@ -374,7 +384,7 @@ async def test_a_database_is_migrated_once_when_two_begin_at_once(empty_url: str
 async def test_migrating_again_changes_nothing(url: str, name: str) -> None:
     async with open_sql(url) as archive:
         epoch = await archive.next_epoch(name, 1)
-        await archive.append(name, "s", said("a"), epoch=epoch)
+        await add(archive, name, "s", said("a"), epoch=epoch)
         migrate(url)
         await archive.ping()
         assert await contents(archive, name) == ["a"]
@@ -412,7 +422,7 @@ async def test_a_locked_database_acknowledges_nothing(sqlite_url: str, tmp_path:
 
         async def write() -> None:
             try:
-                await archive.append(name, "s", said("lost"), epoch=epoch)
+                await add(archive, name, "s", said("lost"), epoch=epoch)
             except StoreUnavailable as error:
                 failures.append(error)
 
@@ -425,7 +435,7 @@ async def test_a_locked_database_acknowledges_nothing(sqlite_url: str, tmp_path:
         other.close()
         assert len(failures) == 1
         assert await contents(archive, name) == []
-        await archive.append(name, "s", said("kept"), epoch=epoch)
+        await add(archive, name, "s", said("kept"), epoch=epoch)
         assert await contents(archive, name) == ["kept"]
 
 
@@ -435,7 +445,7 @@ async def test_a_read_only_database_acknowledges_nothing(sqlite_url: str, tmp_pa
     async with open_sql(f"sqlite:///file:{tmp_path}/chat.db?mode=ro&uri=true") as archive:
         await archive.ping()
         with pytest.raises(StoreUnavailable):
-            await archive.append(name, "s", said("lost"), epoch=epoch)
+            await add(archive, name, "s", said("lost"), epoch=epoch)
         with pytest.raises(StoreUnavailable):
             await archive.next_epoch(name, 1)
         assert await contents(archive, name) == []
@@ -463,10 +473,10 @@ async def test_a_write_that_was_cancelled_is_there_as_a_whole_or_not_at_all(url:
         epoch = await archive.next_epoch(name, 1)
         for n in range(40):
             with anyio.move_on_after(n / 10_000):
-                await archive.append(name, f"s{n}", said("a", "b"), epoch=epoch)
+                await add(archive, name, f"s{n}", said("a", "b"), epoch=epoch)
         for n in range(40):
             assert await contents(archive, name, f"s{n}") in ([], ["a", "b"])
-        await archive.append(name, "s", said("after"), epoch=epoch)
+        await add(archive, name, "s", said("after"), epoch=epoch)
         assert await contents(archive, name) == ["after"]
 
 
@@ -483,7 +493,7 @@ async def test_a_postgresql_that_restarts_is_found_again(fresh_postgresql: str, 
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
                 "AND datname = current_database()"
             )
-        await archive.append(name, "s", said("a"), epoch=epoch)
+        await add(archive, name, "s", said("a"), epoch=epoch)
         assert await contents(archive, name) == ["a"]
 
 
@@ -503,7 +513,7 @@ def test_urls_are_read_as_operators_write_them(given: str, used: str) -> None:
 def test_a_record_is_json_that_others_can_read(sqlite_url: str, tmp_path: Path, name: str) -> None:
     async def write() -> None:
         async with open_sql(sqlite_url) as archive:
-            await archive.append(name, "s", said("hello"), epoch=await archive.next_epoch(name, 1))
+            await add(archive, name, "s", said("hello"), epoch=await archive.next_epoch(name, 1))
 
     anyio.run(write)
     with sqlite3.connect(tmp_path / "chat.db") as connection:
@@ -527,3 +537,689 @@ def test_another_programs_migrations_may_live_in_the_same_database(tmp_path: Pat
     with sqlite3.connect(tmp_path / "shared.db") as after:
         assert after.execute("SELECT version_num FROM alembic_version").fetchall() == [("abc123",)]
     after.close()
+
+
+# Epochs in a batch
+
+
+def transactions(archive: SQLArchive) -> list[None]:
+    """Count commits from now on."""
+    seen: list[None] = []
+    event.listen(archive._engine.sync_engine, "commit", lambda _: seen.append(None))
+    return seen
+
+
+async def outcomes(archive: Archive, additions: Sequence[Addition]) -> list[str]:
+    """Add all at once and tell what came of each."""
+    found = [""] * len(additions)
+
+    async def one(n: int) -> None:
+        try:
+            await archive.add(additions[n])
+        except ChatError as error:
+            found[n] = type(error).__name__
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(len(additions)):
+            tasks.start_soon(one, n)
+    return found
+
+
+async def test_in_one_batch_each_is_judged_by_its_own_epoch(archive: SQLArchive, name: str) -> None:
+    """Also by those of the same user before it, as if each had a transaction of its own."""
+    await archive.next_epoch(name, 5)
+    await archive.next_epoch(f"{name}2", 9)
+    epochs = [(name, 5), (f"{name}2", 8), (name, 4), (name, None), (name, 7), (name, 5), (f"{name}2", None)]
+    additions = [
+        Addition(user=user, session_id="s", messages=tuple(said(f"{n}")), epoch=epoch)
+        for n, (user, epoch) in enumerate(epochs)
+    ]
+    commits = transactions(archive)
+    assert await outcomes(archive, additions) == ["", "Fenced", "Fenced", "", "", "Fenced", ""]
+    assert len(commits) == 1
+    assert await contents(archive, name) == ["0", "3", "4"]
+    assert await contents(archive, f"{name}2") == ["6"]
+    assert await archive.next_epoch(name, 1) == 8
+
+
+async def test_many_who_add_at_once_share_transactions_and_keep_their_order(
+    archive: SQLArchive, name: str
+) -> None:
+    commits = transactions(archive)
+
+    async def one(user: str) -> None:
+        for n in range(10):
+            await add(archive, user, "s", said(f"{n}"))
+
+    users = [f"{name}-{n}" for n in range(50)]
+    async with anyio.create_task_group() as tasks:
+        for user in users:
+            tasks.start_soon(one, user)
+    assert len(commits) <= 60, "500 additions"
+    for user in users:
+        assert await contents(archive, user) == [f"{n}" for n in range(10)]
+
+
+async def test_who_is_no_owner_is_never_refused(archive: Archive, name: str) -> None:
+    await archive.next_epoch(name, 1_800_000_000_000)
+    await add(archive, name, "s", said("a"), epoch=None)
+    assert await contents(archive, name) == ["a"]
+    assert await archive.delete_session(name, "s", epoch=None)
+
+
+async def test_processes_who_make_the_same_new_users_at_once_do_not_stand_in_each_others_way(
+    url: str, name: str
+) -> None:
+    async with open_sql(url) as one, open_sql(url) as two:
+        for turn in range(30):
+            users = [f"{name}-{turn}-{n}" for n in range(12)]
+            await add(one, users[-1], "s", [])
+            found: list[str] = []
+
+            async def all_of(archive: Archive, users: list[str], found: list[str] = found) -> None:
+                additions = [Addition(user=user, session_id="s") for user in users]
+                found += await outcomes(archive, additions)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(all_of, one, users)
+                tasks.start_soon(all_of, two, users[::-1])
+            assert set(found) == {""}
+
+
+# What is not fit
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        Message(role="user", content="half \ud800"),
+        Message(role="user", content="a", metadata={"a": object()}),
+    ],
+    ids=["surrogate", "object"],
+)
+async def test_a_message_that_cannot_be_kept_does_not_fail_its_neighbours(
+    archive: Archive, name: str, unfit: Message
+) -> None:
+    additions = [
+        Addition(user=f"{name}-{n}", session_id="s", messages=(unfit,) if n == 3 else tuple(said("a")))
+        for n in range(6)
+    ]
+    assert await outcomes(archive, additions) == ["", "", "", "StoreUnavailable", "", ""]
+    for n in range(6):
+        assert await contents(archive, f"{name}-{n}") == ([] if n == 3 else ["a"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id_", ["x" * 65, "a\x00b"])
+async def test_an_id_that_postgresql_does_not_take_fails_alone(
+    fresh_postgresql: str, name: str, id_: str
+) -> None:
+    migrate(fresh_postgresql)
+    async with open_sql(fresh_postgresql) as archive:
+        unfit = Addition(user=name, session_id="s", messages=(Message(role="user", content="a", id=id_),))
+        fit = Addition(user=name, session_id="s", messages=tuple(said("b")))
+        assert await outcomes(archive, [unfit, fit]) == ["StoreUnavailable", ""]
+        assert await contents(archive, name) == ["b"]
+
+
+LETTERS = ("".join(chr(0xAC00 + n) for n in range(11_172)) * 18)[:200_000]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ".join(LETTERS[n : n + 2] for n in range(0, 133_000, 2)),
+        "".join(chr(0x20000 + n) for n in range(42_000)) * 4,
+        "\ufdfa" * 200_000,
+        " ".join(f"{n:x}" for n in range(60_000)),
+        "x" * 1_000_000,
+    ],
+    ids=["hangul", "han", "ligature", "numbers", "one word"],
+)
+async def test_a_text_of_nothing_but_rare_words_is_kept(archive: Archive, name: str, text: str) -> None:
+    """PostgreSQL takes a mebibyte of different words and no more."""
+    await add(archive, name, "s", said(text))
+    assert await contents(archive, name) == [text]
+
+
+async def broken(archive: SQLArchive, statement: str, *values: str) -> None:
+    """Change what is in the tables behind the archive's back."""
+    values = tuple(f"'{value}'" for value in values)
+    async with archive._engine.begin() as connection:
+        await connection.exec_driver_sql(statement.format(*values))
+
+
+async def test_messages_that_nobody_can_read_hide_no_others(
+    archive: SQLArchive, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await add(archive, name, "s", said(*(f"{n}" for n in range(1115))))
+    kept = await archive.page(name, "s", limit=3000)
+    bad, good = kept[10:1110], kept[:10] + kept[1110:]
+    await broken(
+        archive,
+        f"UPDATE chat_message SET body = {{0}} WHERE seq BETWEEN {bad[0].place} AND {bad[-1].place}",
+        '{"role":',
+    )
+    assert await archive.page(name, "s", limit=10) == good[5:]
+    assert await archive.page(name, "s", limit=12, after=0) == good[:12]
+    assert await Record(MemoryStore().window, archive).all_messages(name, "s") == [k.message for k in good]
+    assert "message.unreadable" in capsys.readouterr().out
+    assert await archive.pick(name, "s", [bad[0].message.id, good[0].message.id]) == [good[0].message]
+    await add(archive, name, "s", said("next"))
+    assert (await contents(archive, name))[-1] == "next"
+
+
+@pytest.mark.parametrize("context", ["nonsense", "[1]", "null", "", "7", "[" * 100_000])
+async def test_a_context_that_nobody_can_read_is_empty(archive: SQLArchive, name: str, context: str) -> None:
+    await add(archive, name, "s", said("a"))
+    await broken(archive, "UPDATE chat_session SET context = {0} WHERE user_key = {1}", context, name)
+    session = await archive.session(name, "s")
+    assert session is not None
+    assert session.context == {}
+    assert await archive.sessions(name, limit=9) == [session]
+    changed = await archive.change_session(name, "s", context={"a": 1})
+    assert changed is not None
+    assert await archive.session(name, "s") == changed
+    assert changed.context == {"a": 1}
+
+
+# Sessions
+
+
+async def stamped(archive: SQLArchive, name: str, stamps: Sequence[int]) -> list[str]:
+    """Make a session for each second of a day; gives their ids."""
+    ids = [f"s{n:02}" for n in range(len(stamps))]
+    for id_, stamp in zip(ids, stamps, strict=True):
+        await add(archive, name, id_, said(id_))
+        moment = f"2026-01-02 03:04:{stamp:02}.000000" + ("+00" if is_postgresql(archive) else "")
+        await broken(
+            archive,
+            "UPDATE chat_session SET updated_at = {0} WHERE user_key = {1} AND id = {2}",
+            moment,
+            name,
+            id_,
+        )
+    return ids
+
+
+def is_postgresql(archive: SQLArchive) -> bool:
+    return archive._engine.dialect.name == "postgresql"
+
+
+def place_of(session: Session) -> Recency:
+    return Recency(updated_at=session.updated_at, id=session.id)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 50])
+async def test_sessions_are_paged_both_ways_and_none_is_missed_when_many_are_as_recent(
+    archive: SQLArchive, name: str, limit: int
+) -> None:
+    stamps = [3, 1, 3, 2, 3, 1, 0, 3, 3, 2]
+    ids = await stamped(archive, name, stamps)
+    await add(archive, f"{name}2", "s00", said("another's"))
+    wanted = sorted(ids, key=lambda id_: (stamps[ids.index(id_)], id_), reverse=True)
+    down: list[Session] = []
+    while page := await archive.sessions(name, limit=limit, before=place_of(down[-1]) if down else None):
+        assert len(page) <= limit
+        down += page
+    assert [session.id for session in down] == wanted
+    up = [down[-1]]
+    while page := await archive.sessions(name, limit=limit, after=place_of(up[0])):
+        up = [*page, *up]
+    assert up == down
+
+
+async def test_a_session_has_the_name_of_the_first_thing_its_user_said(archive: Archive, name: str) -> None:
+    await add(archive, name, "s", [Message(role="system", content="You help.")])
+    session = await archive.session(name, "s")
+    assert session is not None
+    assert session.name == ""
+    await add(
+        archive, name, "s", [Message(role="assistant", content="Hello?"), *said("How \x00 are\nyou?", "x")]
+    )
+    await add(archive, name, "s", said("and then"))
+    session = await archive.session(name, "s")
+    assert session is not None
+    assert session.name == "How are you?"
+
+
+async def test_tokens_add_up_and_the_last_backend_is_kept(archive: Archive, name: str) -> None:
+    for n, backend in enumerate(["", "one", "two", ""]):
+        usage = Usage(input_tokens=n, output_tokens=10 * n)
+        await archive.add(Addition(user=name, session_id="s", usage=usage, backend=backend))
+    session = await archive.session(name, "s")
+    assert session is not None
+    assert session.token_usage == Usage(input_tokens=6, output_tokens=60)
+    assert session.llm_backend == "two"
+
+
+async def test_the_keys_of_a_context_are_set_one_by_one(archive: Archive, name: str) -> None:
+    await add(archive, name, "s", said("a"))
+    await archive.change_session(name, "s", context={"a": {"deep": ["ü", None]}, "b": 2})
+    await archive.change_session(name, "s", name="Mine")
+    changed = await archive.change_session(name, "s", context={"b": None, "c": "\udcff \x00"})
+    assert changed == await archive.session(name, "s")
+    assert changed is not None
+    assert changed.context == {"a": {"deep": ["ü", None]}, "c": "\udcff \x00"}
+    assert changed.name == "Mine"
+    assert await archive.change_session(name, "t", name="none") is None
+    assert await archive.change_session(f"{name}2", "s", name="theirs") is None
+
+
+async def test_changes_that_many_make_to_one_context_at_once_are_all_kept(url: str, name: str) -> None:
+    async with open_sql(url) as one, open_sql(url) as two:
+        await add(one, name, "s", said("a"))
+        async with anyio.create_task_group() as tasks:
+            for n in range(10):
+                change = partial((one, two)[n % 2].change_session, context={f"{n}": n})
+                tasks.start_soon(change, name, "s")
+        session = await one.session(name, "s")
+        assert session is not None
+        assert session.context == {f"{n}": n for n in range(10)}
+
+
+async def test_a_session_with_nothing_in_it_is_not_listed(archive: Archive, name: str) -> None:
+    await add(archive, name, "empty", [])
+    await add(archive, name, "s", [Message(role="assistant", content="hello")])
+    assert [session.id for session in await archive.sessions(name, limit=9)] == ["s"]
+
+
+def file(content: bytes = b"content", name: str = "a.txt") -> Upload:
+    return Upload(name=name, media_type="text/plain", content=content)
+
+
+async def rows_in(archive: SQLArchive, table: str, column: str, user: str) -> int:
+    async with archive._engine.connect() as connection:
+        found = await connection.exec_driver_sql(f"SELECT count(*) FROM {table} WHERE {column} = '{user}'")
+        return int(found.scalar_one())
+
+
+async def test_a_session_is_deleted_with_all_that_only_it_has(archive: SQLArchive, name: str) -> None:
+    shared, own = file(b"shared"), file(b"own")
+    for upload in (shared, own):
+        await archive.put_upload(name, upload, quota=1000)
+        await archive.put_upload(f"{name}2", upload, quota=1000)
+    both = Message(role="user", content="mine words", parts=(shared.part(), own.part()))
+    await add(archive, name, "s", [both])
+    await add(archive, name, "t", [Message(role="user", content="other words", parts=(shared.part(),))])
+    await add(archive, f"{name}2", "s", [both])
+    assert await archive.delete_session(name, "s", epoch=None)
+    assert await archive.session(name, "s") is None
+    assert await contents(archive, name, "s") == []
+    assert [found.session_id for found in await archive.search(name, ["words"], limit=9, before=None)] == [
+        "t"
+    ]
+    assert await archive.upload(name, own.id) is None
+    assert await archive.upload(name, shared.id) == shared
+    assert await archive.upload(f"{name}2", own.id) == own
+    assert await contents(archive, f"{name}2", "s") == ["mine words"]
+    assert not await archive.delete_session(name, "s", epoch=None)
+    assert await archive.delete_session(name, "t", epoch=None)
+    assert await archive.upload(name, shared.id) is None
+    for table in ("chat_session", "chat_message", "chat_attachment", "chat_upload"):
+        assert await rows_in(archive, table, "user_key", name) == 0
+    if not is_postgresql(archive):
+        assert await rows_in(archive, "chat_search", "owner", name.encode().hex()) == 0
+        await broken(archive, "INSERT INTO chat_search (chat_search, rank) VALUES ('integrity-check', 1)")
+
+
+async def test_a_session_that_is_put_away_is_another_one_with_all_it_had(archive: Archive, name: str) -> None:
+    upload = file()
+    await archive.put_upload(name, upload, quota=1000)
+    await add(archive, name, "s", [Message(role="user", content="old words", parts=(upload.part(),))])
+    await add(archive, f"{name}2", "s", said("theirs"))
+    await archive.put_away(name, "s")
+    assert await contents(archive, name, "s") == []
+    assert await archive.session(name, "s") is None
+    [earlier] = await archive.sessions(name, limit=9)
+    assert earlier.name == "old words"
+    assert await contents(archive, name, earlier.id) == ["old words"]
+    await add(archive, name, "s", said("new words"))
+    assert await contents(archive, name, "s") == ["new words"]
+    found = await archive.search(name, ["words"], limit=9, before=None)
+    assert [each.session_id for each in found] == ["s", earlier.id]
+    await archive.delete_session(name, "s", epoch=None)
+    assert await archive.upload(name, upload.id) == upload
+    await archive.delete_session(name, earlier.id, epoch=None)
+    assert await archive.upload(name, upload.id) is None
+    assert await contents(archive, f"{name}2", "s") == ["theirs"]
+
+
+async def test_an_imported_session_is_as_it_was(archive: Archive, name: str) -> None:
+    session = (
+        Session.new("model", name="From elsewhere").add_message("user", "a", key=[1]).set_context({"b": 1})
+    )
+    session = session.update_token_usage(Usage(input_tokens=3))
+    await archive.import_session(name, session)
+    assert await archive.session(name, session.id) == replace(session, messages=())
+    assert await archive.read(name, session.id, limit=9) == list(session.messages)
+    with pytest.raises(StoreUnavailable):
+        await archive.import_session(name, session)
+    assert await contents(archive, name, session.id) == ["a"]
+
+
+# Search
+
+
+async def found_by(archive: Archive, user: str, *words: str) -> list[str]:
+    return [found.message.content for found in await archive.search(user, words, limit=99, before=None)]
+
+
+TEXTS = [
+    "The Crème brûlée costs 12.50",
+    "Die Straße nach MÜNCHEN",
+    "我昨天去了北京大学",
+    "Привет, мир",
+    "foo_bar-baz@example.org (v2beta)",
+    'it\'s "quoted" AND NOT near(this) OR that*',
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (["creme"], 0),
+        (["CRÈME", "brul"], 0),
+        (["12", "50"], 0),
+        (["12.50"], 0),
+        (["strasse", "münch"], 1),
+        (["STRASSE"], 1),
+        (["北京"], 2),
+        (["大"], 2),
+        (["京北"], 2),  # signs, wherever they stand
+        (["上海"], None),
+        (["прив"], 3),
+        (["МИР"], 3),
+        (["bar"], 4),
+        (["baz", "exam"], 4),
+        (["foo_bar-baz@example.org"], 4),
+        (["v2"], 4),
+        (["rème"], None),
+        (["quoted"], 5),
+        (["AND"], 5),
+        (["near", "this"], 5),
+        (["*"], None),
+        ([], None),
+        ([""], None),
+        (['"'], None),
+        (["'"], None),
+        (["a:* | b"], None),
+        (["text:foo"], None),
+        (["owner:foo"], None),
+        (["foo\x00bar"], 4),
+        (["\udcff"], None),
+        (["that", "absent"], None),
+        (["x" * 10_000], None),
+        (["it's", "OR"], 5),
+    ],
+)
+async def test_words_are_searched_for_by_how_they_begin(
+    archive: Archive, name: str, wanted: list[str], found: int | None
+) -> None:
+    await add(archive, name, "s", said(*TEXTS))
+    assert await found_by(archive, name, *wanted) == ([] if found is None else [TEXTS[found]])
+
+
+async def test_one_finds_only_ones_own_messages_the_newest_first(archive: Archive, name: str) -> None:
+    await add(archive, name, "s", said("first word", "other"))
+    await add(archive, f"{name}2", "s", said("their word"))
+    await add(archive, name, "t", said("second word"))
+    assert await found_by(archive, name, "word") == ["second word", "first word"]
+    assert await found_by(archive, f"{name}2", "word") == ["their word"]
+    assert await found_by(archive, name, f"{name}2") == []
+    assert await found_by(archive, name, f"{name}2".encode().hex()) == []
+    [newest] = await archive.search(name, ["word"], limit=1, before=None)
+    assert (newest.session_id, newest.session_name, newest.excerpt) == ("t", "second word", "second word")
+    [older] = await archive.search(name, ["word"], limit=1, before=newest.place)
+    assert older.message.content == "first word"
+    assert await archive.search(name, ["word"], limit=1, before=older.place) == []
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
+@given(text=st.text(max_size=60))
+async def test_every_word_of_every_text_is_found(archive: Archive, text: str) -> None:
+    user, text = f"user-{secrets.token_hex(4)}", text.replace("\udcff", "")
+    await add(archive, user, "s", said(text))
+    for word in words(text):
+        assert await found_by(archive, user, word) == [text], word
+
+
+async def test_the_last_word_of_a_long_text_is_found(archive: Archive, name: str) -> None:
+    text = "word " * 39_000 + "last"
+    await add(archive, name, "s", said(text))
+    assert await found_by(archive, name, "last") == [text]
+
+
+# Uploads
+
+
+async def test_a_file_is_kept_once_for_its_content(archive: SQLArchive, name: str) -> None:
+    part = await archive.put_upload(name, file(), quota=10)
+    assert await archive.put_upload(name, file(), quota=10) == part
+    assert await archive.upload(name, part.upload_id) == file()
+    assert await archive.upload(f"{name}2", part.upload_id) is None
+    assert await rows_in(archive, "chat_upload", "user_key", name) == 1
+
+
+async def test_the_files_of_one_user_have_so_much_room_together(archive: Archive, name: str) -> None:
+    await archive.put_upload(name, file(b"123456"), quota=10)
+    with pytest.raises(TooLarge):
+        await archive.put_upload(name, file(b"12345"), quota=10)
+    await archive.put_upload(name, file(b"1234"), quota=10)
+    await archive.put_upload(name, file(b"1234"), quota=10)
+    await archive.put_upload(f"{name}2", file(b"123456"), quota=10)
+    assert await archive.upload(name, file(b"12345").id) is None
+
+
+async def test_files_that_are_sent_at_once_do_not_outgrow_their_room(url: str, name: str) -> None:
+    async with open_sql(url) as one, open_sql(url) as two:
+        refused: list[TooLarge] = []
+
+        async def put(n: int) -> None:
+            try:
+                await (one, two)[n % 2].put_upload(name, file(b"%05d" % n), quota=20)
+            except TooLarge as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for n in range(10):
+                tasks.start_soon(put, n)
+        assert len(refused) == 6
+
+
+async def test_files_that_no_message_has_are_dropped_after_a_day(archive: SQLArchive, name: str) -> None:
+    used, unused, fresh, again = (file(content) for content in (b"used", b"unused", b"fresh", b"again"))
+    for upload in (used, unused, fresh, again):
+        await archive.put_upload(name, upload, quota=100)
+    await add(archive, name, "s", [Message(role="user", content="", parts=(used.part(),))])
+    ids = ", ".join(f"'{upload.id}'" for upload in (used, unused, again))
+    await broken(
+        archive, f"UPDATE chat_upload SET created_at = '2026-01-01 00:00:00.000000' WHERE id IN ({ids})"
+    )
+    await archive.put_upload(name, again, quota=100)
+    assert await archive.upload(name, unused.id) is None
+    for upload in (used, fresh, again):
+        assert await archive.upload(name, upload.id) == upload
+
+
+# When it does not work, in the middle
+
+
+def told_at_checkout(archive: SQLArchive) -> list[str]:
+    """Pragmas that each connection gets before it is used."""
+    pragmas: list[str] = []
+
+    def tell(connection: Any, *_: object) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(archive._engine.sync_engine, "checkout", tell)
+    return pragmas
+
+
+class Story:
+    """Someone who writes one message after another, and knows what became of each."""
+
+    def __init__(self, archive: Archive, user: str, content: str = "") -> None:
+        self._archive = archive
+        self._user = user
+        self._content = content
+        self.told: list[str] = []
+        self.refused: list[str] = []
+
+    async def write(self, n: int) -> None:
+        content = f"{n} {self._content}"
+        try:
+            await add(self._archive, self._user, "s", said(content))
+        except StoreUnavailable:
+            self.refused.append(content)
+        else:
+            self.told.append(content)
+
+    async def write_until(self, enough: Callable[[Story], object]) -> None:
+        for n in range(10_000):
+            if enough(self):
+                return
+            await self.write(n)
+        raise AssertionError("it never came so far")
+
+    async def check(self) -> None:
+        """What was acknowledged is there, in order, and what was refused is not."""
+        assert await contents(self._archive, self._user) == self.told
+
+
+def has_told(count: int, story: Story) -> bool:
+    return len(story.told) == count
+
+
+async def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait until a condition holds that other tasks bring about."""
+    with anyio.move_on_after(10):
+        while not condition():  # noqa: ASYNC110 - there are many who may bring it about
+            await anyio.sleep(0.001)
+        return
+    raise AssertionError(f"not within 10 s: {what}")
+
+
+async def test_what_is_acknowledged_around_a_lock_is_there_and_nothing_else(
+    sqlite_url: str, tmp_path: Path, name: str
+) -> None:
+    async with open_sql(sqlite_url) as archive:
+        told_at_checkout(archive).append("busy_timeout=20")
+        stories = [Story(archive, f"{name}-{n}") for n in range(20)]
+        other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None)
+        async with anyio.create_task_group() as tasks:
+            for story in stories:
+                tasks.start_soon(story.write_until, lambda s: s.refused and len(s.told) > 20)
+            await eventually(lambda: all(story.told for story in stories), "all have written")
+            other.execute("BEGIN IMMEDIATE")
+            await eventually(lambda: all(story.refused for story in stories), "all are refused")
+            other.execute("ROLLBACK")
+        other.close()
+        for story in stories:
+            await story.check()
+
+
+async def test_a_database_that_becomes_read_only_and_writable_again_has_what_was_acknowledged(
+    sqlite_url: str, name: str
+) -> None:
+    async with open_sql(sqlite_url) as archive:
+        pragmas = told_at_checkout(archive)
+        story = Story(archive, name)
+        await story.write_until(lambda s: len(s.told) == 3)
+        pragmas.append("query_only=ON")
+        await story.write_until(lambda s: s.refused)
+        with pytest.raises(StoreUnavailable):
+            await archive.change_session(name, "s", name="lost")
+        await story.check()
+        pragmas[0] = "query_only=OFF"
+        await story.write_until(lambda s: len(s.told) == 5)
+        await story.check()
+
+
+async def test_a_full_database_acknowledges_nothing_and_goes_on_when_there_is_room(
+    sqlite_url: str, name: str
+) -> None:
+    async with open_sql(sqlite_url) as archive:
+        pragmas = told_at_checkout(archive)
+        pragmas.append("max_page_count=100")
+        stories = [Story(archive, f"{name}-{n}", "x" * 3000) for n in range(5)]
+        async with anyio.create_task_group() as tasks:
+            for story in stories:
+                tasks.start_soon(story.write_until, lambda s: len(s.refused) > 3)
+        for story in stories:
+            await story.check()
+        pragmas[0] = "max_page_count=100000"
+        async with anyio.create_task_group() as tasks:
+            for story in stories:
+                tasks.start_soon(story.write_until, partial(has_told, len(story.told) + 5))
+        for story in stories:
+            await story.check()
+
+
+ACCESSES: dict[str, Callable[[SQLArchive, str], Awaitable[object]]] = {
+    "add": lambda archive, user: add(archive, user, "other", said("x")),
+    "next_epoch": lambda archive, user: archive.next_epoch(f"{user}-other", 1),
+    "put": lambda archive, user: archive.put(f"{user}-other", "sealed", epoch=1 << 50),
+    "change_session": lambda archive, user: archive.change_session(user, "s", name="x"),
+    "import_session": lambda archive, user: archive.import_session(user, Session(messages=tuple(said("x")))),
+    "delete_session": lambda archive, user: archive.delete_session(user, "other", epoch=None),
+    "put_away": lambda archive, user: archive.put_away(user, "other"),
+    "put_upload": lambda archive, user: archive.put_upload(user, file(), quota=100),
+    "read": lambda archive, user: archive.read(user, "s", limit=9),
+    "search": lambda archive, user: archive.search(user, ["x"], limit=9, before=None),
+    "ping": lambda archive, user: archive.ping(),
+}
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+async def test_a_task_that_is_cancelled_at_any_moment_leaves_no_lock_behind(
+    archive: SQLArchive, name: str, access: str
+) -> None:
+    """LangGraph cancels its tasks in the middle of what they do; asyncio's cancellation knows no shield."""
+    await add(archive, name, "s", said("before"))
+    for n in range(25):
+        task = asyncio.ensure_future(ACCESSES[access](archive, name))
+        await asyncio.sleep(n / 5000)
+        task.cancel()
+        await asyncio.wait([task])
+        with anyio.fail_after(1):
+            await add(archive, name, f"s{n}", said("after"))
+            assert await contents(archive, name, f"s{n}") == ["after"]
+    for k in range(4):
+        await cancelled_at(k, partial(ACCESSES[access], archive, name))
+        with anyio.fail_after(1):
+            await archive.next_epoch(name, 1)
+
+
+async def test_additions_whose_tasks_are_cancelled_are_written_in_order(archive: Archive, name: str) -> None:
+    """Nobody waits for them any more, and still they are on their way."""
+    for n in range(60):
+        task = asyncio.create_task(add(archive, name, "s", said(f"{n} a", f"{n} b")))
+        await asyncio.sleep(n % 20 / 5000)
+        task.cancel()
+    await add(archive, name, "s", said("last"))
+    pairs = [[f"{n} a", f"{n} b"] for n in range(60) if n % 20]
+    found = await contents(archive, name)
+    assert found[-1] == "last"
+    assert [each for each in found if each != "last" and int(each.split()[0]) % 20] == list(chain(*pairs))
+
+
+async def test_an_archive_that_is_closed_has_written_what_it_took_and_takes_nothing_more(
+    url: str, name: str
+) -> None:
+    async with open_sql(url) as archive:
+        tasks = [asyncio.create_task(add(archive, name, f"s{n}", said("a"))) for n in range(600)]
+        await asyncio.sleep(0)
+    done, _ = await asyncio.wait(tasks)
+    assert {type(task.exception()) for task in done} == {type(None)}
+    with pytest.raises(StoreUnavailable):
+        await add(archive, name, "s", said("late"))
+    async with open_sql(url) as again:
+        assert len(await again.sessions(name, limit=1000)) == 600

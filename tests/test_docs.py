@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,25 @@ def test_the_documented_servers_file_is_valid(tmp_path: Path) -> None:
     servers = read_servers(path, {"GATEWAY_TOKEN": "t"})
     assert servers["gateway"].headers == {"Authorization": "Bearer t"}
     assert servers["time"].transport == "stdio"
+
+
+def test_the_history_pages_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, valkey_url: str
+) -> None:
+    ((_, code),) = [block for block in blocks("docs/history.md") if block[0] == "python"]
+    code = code.replace("redis://localhost:6379/0", valkey_url)
+    imports, _, rest = code.partition("\n\nmigrate(")
+    body = "".join(f"    {line}\n" if line else "\n" for line in f"migrate({rest}".splitlines())
+    script = (
+        f"{imports}\n\nasync def main():\n{body}    print(await history.get_history('alice@example.com'))\n"
+    )
+    (tmp_path / "example.py").write_text(f"import asyncio\n{script}\nasyncio.run(main())\n")
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "example.py"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "content='hello'" in done.stdout
 
 
 def test_make_help_lists_each_target() -> None:

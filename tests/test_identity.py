@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import jwt
@@ -392,7 +393,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "chat": {"message": "hello"},
     "cancel": {},
     "disconnect": {},
+    "sessions": {},
+    "sessions/{session_id}": {},
 }
+"""What is sent as JSON; elsewhere a user id can be asserted in the path or in the query."""
 
 
 def routes(app: Starlette) -> list[tuple[str, str]]:
@@ -410,9 +414,19 @@ def filled(path: str, user: str) -> str:
     return re.sub(r"{\w+(:\w+)?}", user, path)
 
 
-def body_of(path: str, user_id: str) -> dict[str, Any]:
-    """A good body for an operation; a new one without a row fails here."""
-    return {"user_id": user_id, **BODIES[path.rpartition("/")[2]]}
+def asserting(method: str, path: str, user: str) -> list[tuple[str, dict[str, Any] | None]]:
+    """Every way in which an operation can be told whose it is: address and body."""
+    name = path.removeprefix("/v1").removeprefix("/llmchat/")
+    address = filled(path, user if "{user_id" in path else "x")
+    ways: list[tuple[str, dict[str, Any] | None]] = []
+    if "{user_id" in path:
+        ways.append((address, None))
+    if method in ("POST", "PATCH") and name in BODIES:
+        ways.append((address, {"user_id": user, **BODIES[name]}))
+    if name.partition("/")[0] in ("sessions", "search", "uploads"):
+        ways.append((f"{address}?user_id={quote(user)}", {"more": "so that it would be refused"}))
+    assert ways or method == "GET", f"{path} needs a row"
+    return ways
 
 
 def test_exactly_the_declared_routes_need_nobody_to_be_signed_in(bearer: Door) -> None:
@@ -431,8 +445,8 @@ def test_exactly_the_declared_routes_need_nobody_to_be_signed_in(bearer: Door) -
 
 def test_who_is_not_signed_in_cannot_have_a_body_read(bearer: Door) -> None:
     for method, path in routes(bearer.app):
-        if path not in PUBLIC and method == "POST":
-            answer = bearer.http.post(path, content=b"x" * 10_000_000)
+        if path not in PUBLIC and method in ("POST", "PATCH"):
+            answer = bearer.http.request(method, path, content=b"x" * 10_000_000)
             assert answer.status_code == 401, path
 
 
@@ -443,13 +457,12 @@ def test_a_user_id_in_body_or_path_that_is_anothers_is_refused_everywhere(bearer
         if path in PUBLIC:
             continue
         for other in ("bob", "Ann", "ann ", "a/nn", "ann\u200b", "%61nn2"):
-            body = body_of(path, other) if method == "POST" else None
-            answer = bearer.http.request(method, filled(path, other), json=body, headers=headers)
-            if method == "POST" or "{" in path:
+            for address, body in asserting(method, path, other):
+                answer = bearer.http.request(method, address, json=body, headers=headers)
                 assert answer.status_code == 403, (path, other)
                 assert answer.json() == {"detail": "User ID mismatch.", "code": "forbidden"}
                 asserted += 1
-    assert asserted == 2 * 7 * 6
+    assert asserted == 2 * (7 + 2 + 12) * 6
 
 
 def test_an_empty_user_id_means_who_is_signed_in(bearer: Door) -> None:

@@ -96,9 +96,9 @@ def test_each_operation_has_an_id_of_its_own_a_summary_its_parameters_and_its_an
         placed = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
         assert placed == set(re.findall(r"{(\w+)}", path))
         assert all(p["required"] for p in operation["parameters"] if p["in"] == "path")
-        assert "200" in operation["responses"]
+        assert len({"200", "201"} & set(operation["responses"])) == 1
         assert all(answer["description"] for answer in operation["responses"].values())
-        assert ("requestBody" in operation) == (method == "post")
+        assert ("requestBody" in operation) == (method in ("post", "patch"))
         if operation["security"]:
             assert {"401", "403"} <= set(operation["responses"])
             assert set().union(*operation["security"]) <= set(document["components"]["securitySchemes"])
@@ -127,6 +127,13 @@ def schema_of(document: dict[str, Any], path: str) -> Draft202012Validator:
         ("chat", {"user_id": "ann", "message": None}, False),
         ("chat", {"user_id": "ann", "message": "x", "streaming": "yes"}, False),
         ("chat", {"user_id": "ann", "message": "x", "message_id": "a b"}, False),
+        ("chat", {"user_id": "ann", "message": "x", "attachments": ["a b"]}, False),
+        ("chat", {"user_id": "ann", "message": "x", "attachments": ["a"] * 9}, False),
+        ("sessions", {}, True),
+        ("sessions", {"user_id": "ann", "name": "x", "context": {"a": [None]}}, True),
+        ("sessions", {"name": None}, False),
+        ("sessions", {"name": "x" * 201}, False),
+        ("sessions", {"context": []}, False),
         ("cancel", {"user_id": "ann"}, True),
         ("disconnect", {}, False),
     ],
@@ -166,6 +173,47 @@ def watched(person: Person) -> Iterator[None]:
     yield
     person.http.event_hooks["response"].clear()
     assert unlike == []
+
+
+def ask_about_sessions(person: Person, prefix: str) -> None:
+    """Each operation on conversations and files, with each answer that it can have here."""
+
+    def ask(method: str, path: str, status: int, **options: Any) -> Any:
+        response = person.http.request(method, f"{prefix}/{path}", **options)
+        assert response.status_code == status, (path, response.text)
+        return response
+
+    other, text = {"params": {"user_id": "bob"}}, {"headers": {"content-type": "text/plain"}}
+    made = ask("POST", "sessions", 201, json={"name": "x"}).json()["session_id"]
+    exported = ask("GET", f"sessions/{made}/export", 200).json()
+    ask("POST", "sessions/import", 201, json=exported)
+    upload = ask("POST", "uploads", 201, content=b"x", **text).json()["upload_id"]
+    ask("GET", f"uploads/{upload}", 200)
+    for path in ("sessions", f"sessions/{made}", f"sessions/{made}/messages", "search?q=x"):
+        ask("GET", path, 200)
+    ask("GET", f"sessions/{made}/export?format=markdown", 200)
+    ask("GET", f"sessions/{made}/context", 200)
+    ask("PATCH", f"sessions/{made}", 200, json={"name": "y"})
+    for path in (
+        "sessions?limit=0",
+        f"sessions/{made}/messages?limit=0",
+        "search",
+        f"sessions/{made}/export?format=x",
+    ):
+        ask("GET", path, 400)
+    for method, path in (("POST", "sessions"), ("PATCH", f"sessions/{made}"), ("POST", "sessions/import")):
+        ask(method, path, 400, content=b"{", headers={"content-type": "application/json"})
+        ask(method, path, 415, content=b"{", **text)
+        ask(method, path, 403, json={}, **other)
+    ask("PATCH", f"sessions/{made}", 422, json={"name": 7})
+    ask("POST", "uploads", 400, content=b"", **text)
+    ask("POST", "uploads", 413, content=b"x" * 11_000_000, **text)
+    ask("POST", "uploads", 415, content=b"x")
+    for path in ("sessions/x", "sessions/x/messages", "sessions/x/context", "sessions/x/export", "uploads/x"):
+        ask("GET", path, 404)
+    ask("PATCH", "sessions/x", 404, json={})
+    ask("DELETE", f"sessions/{made}", 200)
+    ask("DELETE", f"sessions/{made}", 404)
 
 
 def test_every_answer_is_one_that_the_document_names(
@@ -213,6 +261,7 @@ def test_every_answer_is_one_that_the_document_names(
                 get(path)
             for path in ("status/bob", "config/bob", "history/bob"):
                 assert get(path).status_code == 403
+            ask_about_sessions(alice, prefix)
             post("cancel", json=me)
             post("disconnect", json=me)
             assert get(f"config/{alice.name}").status_code == 404

@@ -963,4 +963,4 @@ async def test_readers_who_go_away_at_any_moment_leave_no_connection_taken(
     with anyio.fail_after(5):
         for _ in range(200):
             await valkey.ping()
-    assert not valkey._redis.connection_pool._in_use_connections
+    assert not valkey.redis.connection_pool._in_use_connections

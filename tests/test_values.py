@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC
 from itertools import groupby, pairwise
 from typing import get_args
@@ -44,7 +45,7 @@ messages = st.builds(
     status=st.sampled_from([None, "success", "error"]),
     created_at=st.datetimes(timezones=st.just(UTC)),
     metadata=st.dictionaries(text, values, max_size=2),
-)
+).map(lambda m: replace(m, tool_call_id=m.tool_call_id or "") if m.role == "tool" else m)
 
 talks = st.lists(
     st.builds(
@@ -168,7 +169,7 @@ def test_a_session_is_what_its_messages_add_up_to(happened: list[Event]) -> None
         session = fold(session, event)
     added = [event for event in happened if isinstance(event, MessageAdded)]
     assert session.messages == tuple(event.message for event in added)
-    assert session.usage == Usage(
+    assert session.token_usage == Usage(
         input_tokens=sum(event.usage.input_tokens for event in added),
         output_tokens=sum(event.usage.output_tokens for event in added),
     )
@@ -176,7 +177,7 @@ def test_a_session_is_what_its_messages_add_up_to(happened: list[Event]) -> None
 
 @given(events)
 def test_only_an_end_is_final(event: Event) -> None:
-    ends = {"turn_finished", "connected", "cancelled", "disconnected", "failed"}
+    ends = {"turn_finished", "connected", "cancelled", "disconnected", "session_deleted", "failed"}
     assert is_final(event) == (event.type in ends)
 
 

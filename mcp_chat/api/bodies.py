@@ -6,11 +6,15 @@ be a setting that the caller believes to be in force.
 
 from __future__ import annotations
 
+import json
+import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,11 +25,21 @@ from pydantic import (
 )
 from starlette.requests import Request
 
-from mcp_chat.exceptions import ChatError, InvalidRequest, TooLarge
+from mcp_chat.exceptions import ChatError, InvalidRequest, InvalidSession, TooLarge
+from mcp_chat.session import plain
 
 MAX_PROBLEMS = 20
-BODY_SECONDS = 15
 """More are not told: an answer is to be no larger than its question."""
+
+BODY_SECONDS = 15
+SLOWEST = 100_000
+"""Bytes a second at which a large body may arrive."""
+
+ID = r"^[A-Za-z0-9_.:-]{1,64}$"
+"""What an id of ours can look like; anything else need not be looked for."""
+
+MAX_CONTEXT_KEYS = 64
+MAX_CONTEXT_BYTES = 65_536
 
 
 class InvalidBody(ChatError):
@@ -47,6 +61,37 @@ class UnsupportedBody(ChatError):
     """Send the body as JSON, with the header `Content-Type: application/json`."""
 
     code = "unsupported_body"
+
+
+def sized_context(context: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a session's context as it is, unless it is too large.
+
+    Raises:
+        ValueError: It has too many keys, is too long, or is nested too deeply to be written.
+    """
+    try:
+        size = len(json.dumps(plain(context, ("context",)), ensure_ascii=False).encode())
+    except InvalidSession as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+    if len(context) > MAX_CONTEXT_KEYS or size > MAX_CONTEXT_BYTES:
+        raise ValueError(f"a context has up to {MAX_CONTEXT_KEYS} keys and {MAX_CONTEXT_BYTES} bytes of JSON")
+    return context
+
+
+def _own_keys(context: dict[str, Any]) -> dict[str, Any]:
+    if "pinned" in context:
+        raise ValueError("messages are pinned with the field pinned")
+    return context
+
+
+def _clean_name(name: str) -> str:
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
+        raise ValueError("a name has no control characters and no line ends")
+    return name.strip()
+
+
+SessionName = Annotated[str, Field(max_length=200), AfterValidator(_clean_name)]
+Context = Annotated[dict[str, Any], AfterValidator(sized_context), AfterValidator(_own_keys)]
 
 
 def _default_if_null(default: Any) -> BeforeValidator:
@@ -149,10 +194,36 @@ class ConnectBody(UserBody):
         return [self.server] if self.server else list(self.servers or ())
 
 
+class OwnBody(Body):
+    """Belongs to whoever is signed in; a user id is an assertion that may be left out."""
+
+    user_id: str | None = Field(None, max_length=10_000)
+
+
+class NewSessionBody(OwnBody):
+    """Begin a conversation."""
+
+    name: SessionName = ""
+    context: Context = Field(default_factory=dict, description="Anything that is to be kept with it.")
+
+
+class SessionBody(OwnBody):
+    """Change a conversation; what is left out stays as it is."""
+
+    name: SessionName | None = None
+    context: Context | None = Field(None, description="Keys to set; null removes one.")
+    pinned: list[Annotated[str, Field(pattern=ID)]] | None = Field(
+        None, max_length=100, description="Messages that the model always sees, by their ids."
+    )
+
+
 class ChatBody(UserBody):
     """Send a message."""
 
     message: str
+    attachments: list[Annotated[str, Field(pattern=ID)]] = Field(
+        default_factory=list, max_length=8, description="Files, by the ids that uploading has given them."
+    )
     streaming: bool = False
     session_id: str | None = Field(
         None, max_length=256, description="Another conversation than the default one."
@@ -193,10 +264,10 @@ async def read_body(request: Request, form: type[B], *, limit: int) -> B:
         InvalidRequest: It is not JSON.
         InvalidBody: It is not of this form.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if media_type(request) != "application/json":
         raise UnsupportedBody
     try:
-        content = orjson.loads(await _limited(request, limit))
+        content = orjson.loads(await read_bytes(request, limit=limit))
     except orjson.JSONDecodeError:
         raise InvalidRequest("The body is not valid JSON.") from None
     try:
@@ -206,16 +277,32 @@ async def read_body(request: Request, form: type[B], *, limit: int) -> B:
         raise InvalidBody([_problem(each) for each in problems]) from None
 
 
-async def _limited(request: Request, limit: int) -> bytes:
+def media_type(request: Request) -> str:
+    """Return what the body is said to be, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_bytes(request: Request, *, limit: int, seconds: float = BODY_SECONDS) -> bytes:
+    """Read a body as it is.
+
+    Raises:
+        TooLarge: It is larger than `limit` bytes.
+        InvalidRequest: It does not arrive in time.
+    """
     body = bytearray()
-    with anyio.move_on_after(BODY_SECONDS) as patience:
+    with anyio.move_on_after(seconds) as patience:
         async for chunk in request.stream():
             body += chunk
             if len(body) > limit:
                 raise TooLarge(f"The request is larger than {limit} bytes. Send less at once.")
     if patience.cancelled_caught:
-        raise InvalidRequest(f"The request did not arrive within {BODY_SECONDS} seconds.")
+        raise InvalidRequest(f"The request did not arrive within {seconds:.0f} seconds.")
     return bytes(body)
+
+
+def patience_for(limit: int) -> float:
+    """Return the seconds in which a body of up to `limit` bytes is to arrive."""
+    return BODY_SECONDS + limit / SLOWEST
 
 
 def _problem(error: Any) -> dict[str, Any]:

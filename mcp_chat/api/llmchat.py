@@ -18,6 +18,7 @@ from mcp_chat.api.errors import of_failed
 from mcp_chat.api.identity import Identity, require_user
 from mcp_chat.api.sse import event_stream
 from mcp_chat.api.transcript import Transcript, frames
+from mcp_chat.api.uploads import parts_of
 from mcp_chat.commands import Cancel, Connect, Disconnect, Send
 from mcp_chat.config import CONFIG, ServerConfig, UserConfig
 from mcp_chat.configs import UserConfigs
@@ -33,9 +34,9 @@ from mcp_chat.events import (
 from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.identity import Principal
-from mcp_chat.message import MESSAGE, new_id
+from mcp_chat.message import MESSAGE, Message, new_id
 from mcp_chat.providers import Providers
-from mcp_chat.stores.base import Store
+from mcp_chat.stores.base import Archive, Store
 from mcp_chat.vault import Vault
 
 log = structlog.get_logger()
@@ -61,6 +62,7 @@ class LLMChat:
     vault: Vault
     providers: Providers
     servers: dict[str, ServerConfig]
+    archive: Archive | None = None
     max_messages: int
     max_body: int
     max_message: int
@@ -70,7 +72,7 @@ class LLMChat:
         user, body = await self._read(request, ConnectBody)
         config = await self._configuration(body)
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
-        outcome = await self.dispatch.outcome(user.key, Connect(sealed=sealed))
+        outcome = await self.dispatch.outcome(user.key, Connect(sealed=sealed, user_id=user.id))
         if isinstance(outcome, Failed):
             return of_failed(outcome)
         assert isinstance(outcome, Connected)
@@ -88,10 +90,11 @@ class LLMChat:
     async def chat(self, request: Request) -> Response:
         """Send a message; the answer is a read of the turn's events, streamed or whole."""
         user, body = await self._read(request, ChatBody)
-        self._check_message(body.message)
+        self._check_message(body)
         command_id = body.message_id or new_id()
         session_id, resumed = await self._session(user, body.session_id, command_id)
-        command = Send(session_id=session_id, text=body.message, id=command_id)
+        parts = await parts_of(self.archive, user.key, body.attachments)
+        command = Send(session_id=session_id, text=body.message, parts=parts, id=command_id)
         place = await self.dispatch.submit(user.key, command)
         entries = self.dispatch.follow(user.key, command.id, place)
         headers = {"mcp-chat-session": session_id, "mcp-chat-turn": command.id}
@@ -153,7 +156,7 @@ class LLMChat:
         running = await self._running(user, session_id)  # asked first: what an ended turn said is there then
         if running:
             await self.dispatch.wake(user.key)  # nobody else may be asking for a turn whose worker has died
-        found = await self.history.get_history(user.key, session_id, limit=limit) if session_id else []
+        found = await self._messages(user, session_id, limit) if session_id else []
         return JSONResponse(
             {
                 "user_id": user.id,
@@ -163,6 +166,9 @@ class LLMChat:
                 "messages": [MESSAGE.dump_python(message, mode="json") for message in found],
             }
         )
+
+    async def _messages(self, user: Principal, session_id: str, limit: int) -> list[Message]:
+        return await self.history.get_history(user.id, session_id=session_id, limit=limit)
 
     async def models(self, request: Request) -> Response:
         """List the models that can be chosen."""
@@ -208,10 +214,10 @@ class LLMChat:
             raise InvalidRequest(f"Invalid configuration: the operator's servers are: {known}.")
         return server
 
-    def _check_message(self, message: str) -> None:
-        if not message.strip():
+    def _check_message(self, body: ChatBody) -> None:
+        if not body.message.strip() and not body.attachments:
             raise InvalidRequest("Message cannot be empty")
-        if len(message.encode()) > self.max_message:
+        if len(body.message.encode()) > self.max_message:
             raise TooLarge(f"The message is longer than {self.max_message} bytes. Send it in parts.")
 
     async def _session(self, user: Principal, wanted: str | None, command_id: str) -> tuple[str, bool]:
@@ -234,7 +240,7 @@ class LLMChat:
     async def _is_theirs(self, user: Principal, session_id: str, config: UserConfig | None) -> bool:
         """Tell whether a session is the user's; the default one is before anything was said in it."""
         is_default = config is not None and config.session_id == session_id
-        return is_default or await self.history.has_session(user.key, session_id)
+        return is_default or await self.history.record.exists(user.key, session_id)
 
     async def _running(self, user: Principal, session_id: str | None) -> str | None:
         """Return the session's running turn, as the log tells."""

@@ -18,15 +18,20 @@ from mcp_chat.api.bodies import (
     CancelBody,
     ChatBody,
     ConnectBody,
+    NewSessionBody,
+    SessionBody,
     SignInBody,
     UserBody,
 )
 from mcp_chat.api.health import Health
 from mcp_chat.api.llmchat import LLMChat
+from mcp_chat.api.sessions import FORMS, Sessions
+from mcp_chat.api.uploads import KINDS, Uploads
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIXES = ("/llmchat", "/v1/llmchat")
+JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +39,12 @@ class Operation:
     """What can be asked over HTTP.
 
     Attributes:
-        errors: Status codes of its own besides 200, and those that follow from `body` and `public`.
+        raw: Media types of a body that is taken as it is, instead of `body`.
+        status: Of a good answer.
+        answers: Media types of a good answer.
+        errors: Status codes of its own, and those that follow from `body`, `raw` and `public`.
         query: Names of its query parameters.
         public: Needs nobody to be signed in.
-        streams: May answer with server-sent events.
     """
 
     method: str
@@ -45,17 +52,21 @@ class Operation:
     endpoint: Endpoint
     summary: str
     body: type[Body] | None = None
+    raw: Sequence[str] = ()
+    status: int = 200
+    answers: Sequence[str] = (JSON,)
     errors: Sequence[int] = ()
     query: Sequence[str] = ()
     public: bool = False
-    streams: bool = False
 
     def route(self) -> Route:
         """Return its route."""
         return Route(self.path, self.endpoint, methods=[self.method])
 
 
-def operations(chat: LLMChat, auth: Auth, health: Health) -> list[Operation]:
+def operations(
+    chat: LLMChat, sessions: Sessions, uploads: Uploads, auth: Auth, health: Health
+) -> list[Operation]:
     """Return all operations."""
     return [
         Operation(method="GET", path="/livez", endpoint=health.live, summary="Alive", public=True),
@@ -81,7 +92,15 @@ def operations(chat: LLMChat, auth: Auth, health: Health) -> list[Operation]:
             errors=(403, 404),
             public=True,
         ),
-        *(operation for prefix in PREFIXES for operation in _llmchat(prefix, chat)),
+        *(
+            operation
+            for prefix in PREFIXES
+            for operation in (
+                *_llmchat(prefix, chat),
+                *_sessions(prefix, sessions),
+                *_uploads(prefix, uploads),
+            )
+        ),
     ]
 
 
@@ -96,7 +115,14 @@ def _llmchat(prefix: str, chat: LLMChat) -> list[Operation]:
 
     return [
         post("connect", chat.connect, "Connect to servers and a model", ConnectBody),
-        post("chat", chat.chat, "Send a message", ChatBody, errors=(504,), streams=True),
+        post(
+            "chat",
+            chat.chat,
+            "Send a message",
+            ChatBody,
+            errors=(501, 504),
+            answers=(JSON, "text/event-stream"),
+        ),
         post("cancel", chat.cancel, "Stop turns", CancelBody),
         post("disconnect", chat.disconnect, "End the session", UserBody),
         get("status/{user_id:path}", chat.status, "Connected or not"),
@@ -113,15 +139,96 @@ def _llmchat(prefix: str, chat: LLMChat) -> list[Operation]:
     ]
 
 
+def _sessions(prefix: str, sessions: Sessions) -> list[Operation]:
+    """What stands below another path comes first: a path in the document matches all that is below it."""
+
+    def of(method: str, path: str, endpoint: Endpoint, summary: str, **more: Any) -> Operation:
+        errors = (*more.pop("errors", (400, 404)), 501)
+        query = (*more.pop("query", ()), "user_id")
+        return Operation(
+            method=method,
+            path=f"{prefix}/{path}",
+            endpoint=endpoint,
+            summary=summary,
+            errors=errors,
+            query=query,
+            **more,
+        )
+
+    one, paged = "sessions/{session_id}", ("limit", "before", "after")
+    files = tuple(form.media_type for form in FORMS.values())
+    return [
+        of("GET", "search", sessions.search, "Search", errors=(400,), query=("q", "limit", "before")),
+        of("GET", "sessions", sessions.list, "Conversations", errors=(400,), query=paged),
+        of(
+            "POST",
+            "sessions",
+            sessions.new,
+            "Begin a conversation",
+            body=NewSessionBody,
+            status=201,
+            errors=(),
+        ),
+        of(
+            "POST",
+            "sessions/import",
+            sessions.bring,
+            "Bring an exported conversation along",
+            raw=(JSON,),
+            status=201,
+            errors=(),
+        ),
+        of("GET", f"{one}/messages", sessions.messages, "A page of a conversation", query=paged),
+        of("GET", f"{one}/context", sessions.context, "What the model would see", errors=(404,)),
+        of(
+            "GET",
+            f"{one}/export",
+            sessions.export,
+            "A conversation as a file",
+            query=("format",),
+            answers=files,
+        ),
+        of("GET", one, sessions.get, "A conversation without its messages", errors=(404,)),
+        of("PATCH", one, sessions.change, "Change name, context or pins", body=SessionBody),
+        of("DELETE", one, sessions.delete, "Delete a conversation", errors=(404, 429)),
+    ]
+
+
+def _uploads(prefix: str, uploads: Uploads) -> list[Operation]:
+    kinds = tuple(KINDS)
+    return [
+        Operation(
+            method="POST",
+            path=f"{prefix}/uploads",
+            endpoint=uploads.put,
+            summary="Upload a file",
+            raw=kinds,
+            status=201,
+            errors=(501,),
+            query=("name", "user_id"),
+        ),
+        Operation(
+            method="GET",
+            path=f"{prefix}/uploads/{{upload_id}}",
+            endpoint=uploads.get,
+            summary="A file of one's own",
+            answers=kinds,
+            errors=(404, 501),
+            query=("user_id",),
+        ),
+    ]
+
+
 ERRORS = {
     400: "Not possible as it stands; `detail` says what to do",
     401: "Nobody is signed in",
     403: "Not allowed",
     404: "Not found",
     413: "Too large",
-    415: "Not JSON",
+    415: "Not of a type that is taken here",
     422: "The body has a wrong form",
     429: "Too many",
+    501: "This installation has no database",
     503: "A server, the model or the storage does not answer",
     504: "The model did not answer in time",
 }
@@ -152,25 +259,34 @@ def document(listed: Sequence[Operation], *, version: str) -> dict[str, Any]:
 
 
 def _described(operation: Operation, schema: Any) -> dict[str, Any]:
-    good = {"application/json": {"schema": {"type": "object"}}}
-    if operation.streams:
-        good["text/event-stream"] = {"schema": {"type": "string"}}
-    codes = {*operation.errors, *(() if operation.public else (401, 403, 503))}
-    if operation.body:
-        codes |= {400, 413, 415, 422, *(() if operation.public else (429,))}
     described: dict[str, Any] = {
         "operationId": f"{operation.method.lower()}{re.sub(r'[^a-z0-9]+', '_', operation.path)}".strip("_"),
         "summary": operation.summary,
         "security": [] if operation.public else [{"bearer": []}],
         "parameters": _parameters(operation),
         "responses": {
-            "200": {"description": "Done", "content": good},
-            **{str(code): _error(code) for code in sorted(codes)},
+            str(operation.status): {"description": "Done", "content": _content(operation.answers)},
+            **{str(code): _error(code) for code in sorted(_codes(operation))},
         },
     }
-    if schema:
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    content = {JSON: {"schema": schema}} if schema else _content(operation.raw)
+    if content:
+        described["requestBody"] = {"required": True, "content": content}
     return described
+
+
+def _codes(operation: Operation) -> set[int]:
+    """Return the status codes of what can go wrong."""
+    codes = {*operation.errors, *(() if operation.public else (401, 403, 503))}
+    if operation.body or operation.raw:
+        codes |= {400, 413, 415}
+    if operation.body:
+        codes |= {422, *(() if operation.public else (429,))}
+    return codes
+
+
+def _content(kinds: Sequence[str]) -> dict[str, Any]:
+    return {kind: {"schema": {"type": "object" if kind == JSON else "string"}} for kind in kinds}
 
 
 def _error(code: int) -> dict[str, Any]:

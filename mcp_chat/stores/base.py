@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
 
 from mcp_chat.commands import Command
 from mcp_chat.events import Entry
-from mcp_chat.message import Message
+from mcp_chat.message import Message, Part, Usage
+from mcp_chat.session import Session
+from mcp_chat.upload import Upload
 
 START = "0-0"
 """The place before a log's first entry."""
@@ -116,14 +119,24 @@ class EventLog(Protocol):
 
 
 class Window(Protocol):
-    """The recent messages of a session, or nothing: a window may vanish at any time."""
+    """The recent messages of a session, or nothing: a window may vanish at any time.
+
+    The session None is the user's default one. A writer that gives no epoch is none of the owners, and is
+    never refused.
+    """
 
     async def read(self, user: str, session_id: str | None) -> list[Message] | None:
         """Return the messages in order; None if there is no window."""
         ...
 
     async def append(
-        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int, create: bool
+        self,
+        user: str,
+        session_id: str | None,
+        messages: Sequence[Message],
+        *,
+        epoch: int | None,
+        create: bool,
     ) -> None:
         """Add messages and drop the oldest over the limit; without a window, only if `create`.
 
@@ -133,7 +146,7 @@ class Window(Protocol):
         ...
 
     async def replace(
-        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int
+        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int | None
     ) -> None:
         """Set the messages.
 
@@ -142,7 +155,7 @@ class Window(Protocol):
         """
         ...
 
-    async def clear(self, user: str, session_id: str | None, *, epoch: int) -> None:
+    async def clear(self, user: str, session_id: str | None, *, epoch: int | None) -> None:
         """Drop the window.
 
         Raises:
@@ -220,6 +233,51 @@ class Store(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A message and its place in the archive; places rise within a session, and not by one."""
+
+    place: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A message that a search has found, the name of its session, and the words around what was found."""
+
+    place: int
+    session_id: str
+    session_name: str
+    message: Message
+    excerpt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recency:
+    """A session's place in the list of a user's sessions, the one used last first."""
+
+    updated_at: datetime
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """What is to be added to a session.
+
+    Attributes:
+        usage: Tokens that the messages cost.
+        backend: The model, for a session that is new.
+        epoch: The owner's; None for a writer that is no owner.
+    """
+
+    user: str
+    session_id: str
+    messages: tuple[Message, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    backend: str = ""
+    epoch: int | None = None
+
+
 class Archive(Configs, Protocol):
     """The record: what must survive everything. Every write is committed when it returns."""
 
@@ -227,8 +285,8 @@ class Archive(Configs, Protocol):
         """Draw the user's next epoch: above every earlier one and at least `floor`."""
         ...
 
-    async def append(self, user: str, session_id: str, messages: Sequence[Message], *, epoch: int) -> None:
-        """Add messages, each once by its id.
+    async def add(self, addition: Addition) -> None:
+        """Add messages, each once by its id; the session is made if there is none.
 
         Raises:
             Fenced: A higher epoch owns the user.
@@ -239,16 +297,69 @@ class Archive(Configs, Protocol):
         """Return the last `limit` messages in order."""
         ...
 
-    async def has_session(self, user: str, session_id: str) -> bool:
-        """Tell whether the session is the user's."""
+    async def page(
+        self, user: str, session_id: str, *, limit: int, before: int | None = None, after: int | None = None
+    ) -> list[Kept]:
+        """Return up to `limit` messages in order: the first behind `after`, or the last before `before`."""
         ...
 
-    async def open_session(self, user: str, session_id: str, *, epoch: int) -> None:
-        """Note that the user has this session.
+    async def count(self, user: str, session_id: str) -> int:
+        """Return how many messages a session has."""
+        ...
+
+    async def pick(self, user: str, session_id: str, ids: Sequence[str]) -> list[Message]:
+        """Return the messages with these ids, in order."""
+        ...
+
+    async def search(self, user: str, words: Sequence[str], *, limit: int, before: int | None) -> list[Found]:
+        """Return messages in which each of the words begins a word, the newest first."""
+        ...
+
+    async def session(self, user: str, session_id: str) -> Session | None:
+        """Return a session without its messages."""
+        ...
+
+    async def sessions(
+        self, user: str, *, limit: int, before: Recency | None = None, after: Recency | None = None
+    ) -> list[Session]:
+        """Return sessions without their messages, the one used last first.
+
+        Those right behind `before` in this list, or those right in front of `after`.
+        """
+        ...
+
+    async def change_session(
+        self, user: str, session_id: str, *, name: str | None = None, context: Mapping[str, Any] | None = None
+    ) -> Session | None:
+        """Set what is given; keys of a context are set one by one, and removed with None."""
+        ...
+
+    async def import_session(self, user: str, session: Session) -> None:
+        """Add a session that nobody has yet, with all its messages."""
+        ...
+
+    async def put_away(self, user: str, session_id: str) -> None:
+        """Give a session another id, so that its own can begin anew."""
+        ...
+
+    async def delete_session(self, user: str, session_id: str, *, epoch: int | None) -> bool:
+        """Delete a session, its messages, and the uploads that only it has; tell whether there was one.
 
         Raises:
             Fenced: A higher epoch owns the user.
         """
+        ...
+
+    async def put_upload(self, user: str, upload: Upload, *, quota: int) -> Part:
+        """Keep a file, once for each content. Files that no message has are dropped after a day.
+
+        Raises:
+            TooLarge: The user's files would be larger than `quota` bytes.
+        """
+        ...
+
+    async def upload(self, user: str, upload_id: str) -> Upload | None:
+        """Return a file of the user's."""
         ...
 
     async def ping(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from mcp_chat.commands import Command
 from mcp_chat.events import Entry, order
@@ -15,6 +16,9 @@ from mcp_chat.stores.base import START, Lease, Waiting
 from mcp_chat.stores.bells import LocalBells
 
 Clock = Callable[[], float]
+
+RECENT = 64
+"""Messages among which one that was sent again is found, as in Redis."""
 
 
 class MemoryLeases:
@@ -61,9 +65,9 @@ class MemoryLeases:
         if self._locks.get(user, ("", 0.0))[0] == token:
             del self._locks[user]
 
-    def check(self, user: str, epoch: int) -> None:
-        """Raise `Fenced` if a higher epoch was drawn."""
-        if self._epochs.get(user, 0) > epoch:
+    def check(self, user: str, epoch: int | None) -> None:
+        """Raise `Fenced` if a higher epoch was drawn; a writer without one is no owner."""
+        if epoch is not None and self._epochs.get(user, 0) > epoch:
             raise Fenced
 
 
@@ -125,34 +129,44 @@ class MemoryWindow:
     def __init__(self, leases: MemoryLeases, max_messages: int) -> None:
         self._leases = leases
         self._max = max_messages
-        self._messages: dict[tuple[str, str | None], list[Message]] = {}
+        self._messages: dict[tuple[str, str | None], deque[Message]] = {}
 
     async def read(self, user: str, session_id: str | None) -> list[Message] | None:
         messages = self._messages.get((user, session_id))
         return None if messages is None else list(messages)
 
     async def append(
-        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int, create: bool
+        self,
+        user: str,
+        session_id: str | None,
+        messages: Sequence[Message],
+        *,
+        epoch: int | None,
+        create: bool,
     ) -> None:
         self._leases.check(user, epoch)
-        if create or (user, session_id) in self._messages:
-            before = self._messages.get((user, session_id), [])
-            self._set(user, session_id, [*before, *(m for m in messages if m not in before)])
+        window = self._messages.get((user, session_id))
+        if window is None and create and messages:
+            window = self._messages[user, session_id] = deque(maxlen=self._max)
+        if window is not None:
+            for message in messages:
+                if message not in islice(reversed(window), RECENT):
+                    window.append(message)
 
     async def replace(
-        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int
+        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int | None
     ) -> None:
         self._leases.check(user, epoch)
         self._set(user, session_id, messages)
 
-    async def clear(self, user: str, session_id: str | None, *, epoch: int) -> None:
+    async def clear(self, user: str, session_id: str | None, *, epoch: int | None) -> None:
         self._leases.check(user, epoch)
         self._set(user, session_id, ())
 
     def _set(self, user: str, session_id: str | None, messages: Sequence[Message]) -> None:
         """Keep the newest; without any there is no window."""
         if messages:
-            self._messages[user, session_id] = list(messages)[-self._max :]
+            self._messages[user, session_id] = deque(messages, maxlen=self._max)
         else:
             self._messages.pop((user, session_id), None)
 

@@ -6,6 +6,8 @@ Keys, with `u` the user's key in literal braces so that a user's keys share one 
     session:lock:{u}              string  token of who is claiming
     user:config:{u}               string  sealed configuration
     chat:history:{u}[:session]    list    recent messages
+    chat:aside:{u}                list    values of a window that nobody can read
+    chat:aside:{u}:key            any     a whole window of a wrong type
     chat:events:{u}               stream  events, ids <epoch>-<n>
     chat:inbox:{u}                stream  commands no owner has taken up
     chat:seen:{u}:<command>       string  the log's end when the command's id was first seen
@@ -31,7 +33,7 @@ from pydantic import ValidationError
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from mcp_chat.commands import COMMAND, Command
 from mcp_chat.events import EVENT, Entry
@@ -42,7 +44,10 @@ from mcp_chat.stores.bells import LocalBell, LocalBells
 
 log = structlog.get_logger()
 
+Argument = str | bytes | int | float
+
 DAY = 86_400
+ASIDE = 30 * DAY
 CONNECTIONS = 64
 """Of one worker; who finds all in use waits a moment."""
 
@@ -53,8 +58,13 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        log.warning("redis.failed", error=type(error).__name__)
-        raise StoreUnavailable from error
+        raise failed(error) from error
+
+
+def failed(error: Exception) -> StoreUnavailable:
+    """Return what stands for an error of redis-py."""
+    log.warning("redis.failed", error=type(error).__name__)
+    return StoreUnavailable()
 
 
 class Scripts:
@@ -68,12 +78,12 @@ class Scripts:
             if path.name.endswith(".lua")
         }
 
-    async def run(self, name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> Any:
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run a script and return its answer."""
         with translated():
             return await self._scripts[name](keys=list(keys), args=list(args))
 
-    async def run_fenced(self, name: str, keys: Sequence[str], args: Sequence[str | int | float]) -> None:
+    async def run_fenced(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> None:
         """Run a script that answers 0 to a writer who no longer owns the user.
 
         Raises:
@@ -193,7 +203,13 @@ def _entry(place: str, text: str) -> Entry | None:
 
 
 class RedisWindow:
-    """Recent messages in a list."""
+    """Recent messages in a list.
+
+    Args:
+        redis: A client with `decode_responses=True`.
+        max_messages: Messages that are kept.
+        ttl: Seconds until an unused window expires.
+    """
 
     def __init__(self, redis: Redis, scripts: Scripts, max_messages: int, ttl: int) -> None:
         self._redis = redis
@@ -202,29 +218,72 @@ class RedisWindow:
         self._ttl = ttl
 
     async def read(self, user: str, session_id: str | None) -> list[Message] | None:
-        with translated():
-            found = await self._redis.lrange(_window_key(user, session_id), 0, -1)
-        return [MESSAGE.validate_json(text) for text in found] or None
+        key = _window_key(user, session_id)
+        try:  # as bytes: what is no UTF-8 must not hide the rest either
+            found = list(await self._redis.execute_command("LRANGE", key, 0, -1, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise failed(error) from error
+            await self._set_aside(user, key, [b""])
+            return None
+        except (RedisError, OSError) as error:
+            raise failed(error) from error
+        messages = {text: _message(text) for text in found}
+        if bad := [text for text in found if messages[text] is None]:
+            await self._set_aside(user, key, bad)
+        return [message for text in found if (message := messages[text])] or None
 
     async def append(
-        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int, create: bool
+        self,
+        user: str,
+        session_id: str | None,
+        messages: Sequence[Message],
+        *,
+        epoch: int | None,
+        create: bool,
     ) -> None:
         await self._remember(user, session_id, messages, epoch, "create" if create else "append")
 
     async def replace(
-        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int
+        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int | None
     ) -> None:
         await self._remember(user, session_id, messages, epoch, "replace")
 
-    async def clear(self, user: str, session_id: str | None, *, epoch: int) -> None:
-        await self._scripts.run_fenced("forget", [_window_key(user, session_id), owner_key(user)], [epoch])
+    async def clear(self, user: str, session_id: str | None, *, epoch: int | None) -> None:
+        keys = [_window_key(user, session_id), owner_key(user)]
+        await self._scripts.run_fenced("forget", keys, [_epoch(epoch)])
 
     async def _remember(
-        self, user: str, session_id: str | None, messages: Sequence[Message], epoch: int, how: str
+        self, user: str, session_id: str | None, messages: Sequence[Message], epoch: int | None, how: str
     ) -> None:
         keys = [_window_key(user, session_id), owner_key(user)]
-        texts = [MESSAGE.dump_json(message).decode() for message in messages]
-        await self._scripts.run_fenced("remember", keys, [epoch, self._max, self._ttl, how, *texts])
+        texts = [MESSAGE.dump_json(message) for message in messages[-self._max :]]
+        args = [_epoch(epoch), self._max, self._ttl, how, *texts]
+        try:
+            await self._scripts.run_fenced("remember", keys, args)
+        except StoreUnavailable as error:
+            if "WRONGTYPE" not in str(error.__cause__):
+                raise
+            await self._set_aside(user, keys[0], [b""])
+            await self._scripts.run_fenced("remember", keys, args)
+
+    async def _set_aside(self, user: str, key: str, bad: list[bytes]) -> None:
+        """What nobody can read is kept for somebody to look at, and does not hide the rest."""
+        log.error("history.unreadable", key=key, values=len(bad))
+        aside = f"chat:aside:{{{user}}}"
+        await self._scripts.run("aside", [key, aside, f"{aside}:key"], [ASIDE, *bad])
+
+
+def _epoch(epoch: int | None) -> int | str:
+    """A script takes an empty epoch for a writer who is no owner."""
+    return "" if epoch is None else epoch
+
+
+def _message(text: bytes) -> Message | None:
+    try:
+        return MESSAGE.validate_json(text)
+    except ValidationError:
+        return None
 
 
 def _window_key(user: str, session_id: str | None) -> str:
@@ -343,7 +402,7 @@ class RedisStore:
         keep_events: int = 20_000,
     ) -> None:
         scripts = Scripts(redis)
-        self._redis = redis
+        self.redis = redis
         self.leases = RedisLeases(redis, scripts)
         self.inbox = RedisInbox(redis, scripts)
         self.log = RedisLog(redis, scripts, keep_events)
@@ -354,7 +413,7 @@ class RedisStore:
     async def ping(self) -> None:
         """Return when Redis answers."""
         with translated():
-            await self._redis.ping()
+            await self.redis.ping()
 
 
 @asynccontextmanager

@@ -1,170 +1,57 @@
-"""SQL, the record: SQLite for one machine, PostgreSQL for production.
-
-psycopg serves the migrations and the chat with one driver, and reads a libpq URL as operators write it.
-"""
+"""The archive in SQL: everything that must survive, each message once and in order."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import re
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from importlib.resources import files
-from itertools import count
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 import anyio
-import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    DateTime,
-    Engine,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    case,
-    event,
-    inspect,
-    select,
-)
+from sqlalchemy import Table, bindparam, case, delete, func, insert, inspect, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mcp_chat.exceptions import Fenced, SettingsError, StoreUnavailable
-from mcp_chat.message import MESSAGE, Message
+from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge
+from mcp_chat.message import Message, Part, new_id
+from mcp_chat.session import Session
+from mcp_chat.stores.base import Addition, Found, Kept, Recency
+from mcp_chat.stores.committer import Committer
+from mcp_chat.stores.database import VERSION_TABLE, driver_url, newest_revision, prepare_sqlite, translated
+from mcp_chat.stores.rows import (
+    attachment_rows,
+    changed,
+    found_of,
+    imported_row,
+    json_text,
+    message_of,
+    message_rows,
+    session_of,
+    session_rows,
+)
+from mcp_chat.stores.tables import chat_attachment, chat_message, chat_session, chat_upload, chat_user
+from mcp_chat.stores.words import words
+from mcp_chat.upload import Upload
 
-log = structlog.get_logger()
-
-VERSION_TABLE = "mcp_chat_version"
-"""Alembic's own table, under a name of ours: a gateway's migrations may live in the same database."""
+T = TypeVar("T")
 
 PING = 2.0
 PATIENCE = 10.0
-"""Seconds that one access may take. It is shielded: cancelled half-way, it would leave its locks behind."""
+"""Seconds that one access may take."""
+UNUSED = timedelta(days=1)
+"""How long a file is kept that no message has."""
 
-metadata = MetaData()
-
-chat_user = Table(
-    "chat_user",
-    metadata,
-    Column("user_key", String(128), primary_key=True),
-    Column("epoch", BigInteger, nullable=False),
-    Column("config", Text),
-    Column("updated_at", DateTime(timezone=True), nullable=False),
-)
-
-chat_session = Table(
-    "chat_session",
-    metadata,
-    Column("user_key", String(128), ForeignKey("chat_user.user_key", ondelete="CASCADE"), primary_key=True),
-    Column("id", String(64), primary_key=True),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-)
-
-chat_message = Table(
-    "chat_message",
-    metadata,
-    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("user_key", String(128), nullable=False),
-    Column("session_id", String(64), nullable=False),
-    Column("id", String(64), nullable=False),
-    Column("body", Text, nullable=False),
-    Index("chat_message_id", "user_key", "session_id", "id", unique=True),
-    Index("chat_message_order", "user_key", "session_id", "seq"),
-)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn what SQLAlchemy raises, and a time that is over, into `StoreUnavailable`."""
-    try:
-        yield
-    except (SQLAlchemyError, OSError) as error:
-        log.warning("database.failed", error=type(error).__name__)
-        raise StoreUnavailable from error
-
-
-def driver_url(url: str, *, asynchronous: bool) -> str:
-    """Return a database URL with the driver that is used here.
-
-    Raises:
-        SettingsError: The URL is neither PostgreSQL's nor SQLite's.
-    """
-    try:
-        parsed = make_url(url)
-    except SQLAlchemyError:
-        raise SettingsError("DATABASE_URL must be a URL such as postgresql://user@host/name.") from None
-    drivers = {
-        "postgresql": "postgresql+psycopg",
-        "postgres": "postgresql+psycopg",
-        "sqlite": "sqlite+aiosqlite" if asynchronous else "sqlite",
-    }
-    driver = drivers.get(parsed.get_backend_name())
-    if driver == drivers["sqlite"] and not parsed.database:
-        raise SettingsError("DATABASE_URL must name a file, as sqlite:////path/to/chat.db does.")
-    if driver is None:
-        raise SettingsError("DATABASE_URL must begin with postgresql:// or sqlite:///.")
-    return parsed.set(drivername=driver).render_as_string(hide_password=False)
-
-
-def _alembic(url: str) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(files("mcp_chat.stores") / "migrations"))
-    config.attributes["url"] = url and driver_url(url, asynchronous=False)
-    return config
-
-
-def migrate(url: str) -> None:
-    """Bring a database's schema to this version; safe to repeat.
-
-    Args:
-        url: As in `DATABASE_URL`.
-
-    Raises:
-        StoreUnavailable: The database does not answer.
-    """
-    try:
-        with translated():
-            command.upgrade(_alembic(url), "head")
-    except CommandError as error:
-        raise SettingsError(f"The database's schema is not one that this version knows: {error}.") from None
-
-
-def begin_write_ahead_log(engine: Engine) -> None:
-    """Give an SQLite file its write-ahead log, for good. SQLite itself does not wait for another who does."""
-    for attempt in count():
-        try:
-            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        except OperationalError as error:
-            if "locked" not in str(error) or attempt == 500:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def newest_revision() -> str | None:
-    """Return the schema revision that this version needs."""
-    return ScriptDirectory.from_config(_alembic("")).get_current_head()
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 class SQLArchive:
-    """Users, sessions and messages in tables.
+    """Users, sessions, messages and uploads in tables.
+
+    An access runs in a task of its own: cancelled half-way it would leave its locks behind, and LangGraph
+    cancels its tasks in the middle of what they do.
 
     Args:
         engine: An engine of `open_sql`.
@@ -173,6 +60,12 @@ class SQLArchive:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._revision = newest_revision()
+        self._accesses: set[asyncio.Task[Any]] = set()
+        self._committer = Committer(self._add_all, patience=PATIENCE)
+
+    async def run(self) -> None:
+        """Write what is added, until cancelled."""
+        await self._committer.run()
 
     async def ping(self) -> None:
         with translated(), anyio.fail_after(PING):
@@ -188,77 +81,71 @@ class SQLArchive:
         found = await connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}")  # noqa: S608 - ours
         return found.scalar()
 
+    # Epochs and configurations
+
     async def next_epoch(self, user: str, floor: int) -> int:
-        async with self._writing() as connection:
+        async def draw(connection: AsyncConnection) -> int:
             drawn = await connection.execute(self._at_least(user, floor, chat_user.c.epoch + 1))
             return int(drawn.scalar_one())
 
+        return await self._write(draw)
+
     async def get(self, user: str) -> str | None:
         statement = select(chat_user.c.config).where(chat_user.c.user_key == user)
-        async with self._reading() as connection:
-            sealed: str | None = (await connection.execute(statement)).scalar_one_or_none()
-        return sealed
+        rows = await self._read(statement)
+        return rows[0].config if rows else None
 
     async def put(self, user: str, sealed: str, *, epoch: int) -> None:
-        async with self._writing() as connection:
-            await self._check(connection, user, epoch)
-            await connection.execute(
-                chat_user.update()
-                .where(chat_user.c.user_key == user)
-                .values(config=sealed, updated_at=_now())
-            )
+        await self._configure(user, sealed, epoch)
 
     async def delete(self, user: str, *, epoch: int) -> None:
-        async with self._writing() as connection:
-            await self._check(connection, user, epoch)
-            await connection.execute(
-                chat_user.update().where(chat_user.c.user_key == user).values(config=None, updated_at=_now())
-            )
+        await self._configure(user, None, epoch)
 
-    async def open_session(self, user: str, session_id: str, *, epoch: int) -> None:
-        async with self._writing() as connection:
-            await self._check(connection, user, epoch)
-            await self._open(connection, user, session_id)
+    async def _configure(self, user: str, sealed: str | None, epoch: int) -> None:
+        async def configure(connection: AsyncConnection) -> None:
+            await self._hold(connection, user, epoch)
+            statement = update(chat_user).where(chat_user.c.user_key == user)
+            await connection.execute(statement.values(config=sealed, updated_at=_now()))
 
-    async def has_session(self, user: str, session_id: str) -> bool:
-        if not re.fullmatch(r"[\w-]{1,64}", session_id, re.ASCII):
-            return False  # no id of ours, and perhaps no text that SQL takes
-        statement = select(chat_session.c.id).where(
-            chat_session.c.user_key == user, chat_session.c.id == session_id
-        )
-        async with self._reading() as connection:
-            return (await connection.execute(statement)).scalar_one_or_none() is not None
+        await self._write(configure)
 
-    async def append(self, user: str, session_id: str, messages: Sequence[Message], *, epoch: int) -> None:
-        rows = [
-            {"user_key": user, "session_id": session_id, "id": m.id, "body": MESSAGE.dump_json(m).decode()}
-            for m in messages
-        ]
-        async with self._writing() as connection:
-            await self._check(connection, user, epoch)
-            await self._open(connection, user, session_id)
-            if rows:
-                await connection.execute(self._insert(chat_message).on_conflict_do_nothing(), rows)
-
-    async def read(self, user: str, session_id: str, *, limit: int) -> list[Message]:
-        statement = (
-            select(chat_message.c.body)
-            .where(chat_message.c.user_key == user, chat_message.c.session_id == session_id)
-            .order_by(chat_message.c.seq.desc())
-            .limit(limit)
-        )
-        async with self._reading() as connection:
-            bodies = (await connection.execute(statement)).scalars().all()
-        return [MESSAGE.validate_json(body) for body in reversed(bodies)]
-
-    async def _check(self, connection: AsyncConnection, user: str, epoch: int) -> None:
+    async def _hold(self, connection: AsyncConnection, user: str, epoch: int | None) -> None:
         """Hold the user's row, which from now on knows this epoch, and refuse one that is not the newest."""
-        statement = select(chat_user.c.epoch).where(chat_user.c.user_key == user).with_for_update()
-        newest = (await connection.execute(statement)).scalar_one_or_none()
-        if newest is None or newest < epoch:
-            newest = (await connection.execute(self._at_least(user, epoch, chat_user.c.epoch))).scalar_one()
-        if newest > epoch:
-            raise Fenced
+        refused = await self._hold_all(connection, [Addition(user=user, session_id="", epoch=epoch)])
+        if refused[0]:
+            raise refused[0]
+
+    async def _hold_all(
+        self, connection: AsyncConnection, additions: Sequence[Addition]
+    ) -> list[ChatError | None]:
+        """Hold the rows of all users, always in the same order, and tell whose epoch is not the newest."""
+        newest = await self._epochs(connection, sorted({addition.user for addition in additions}))
+        known = dict(newest)
+        refused: list[ChatError | None] = []
+        for addition in additions:
+            epoch = newest[addition.user] if addition.epoch is None else addition.epoch
+            refused.append(Fenced() if epoch < newest[addition.user] else None)
+            newest[addition.user] = max(epoch, newest[addition.user])
+        raised = [{"who": user, "now": epoch} for user, epoch in newest.items() if epoch > known[user]]
+        if raised:
+            statement = update(chat_user).where(chat_user.c.user_key == bindparam("who"))
+            await connection.execute(statement.values(epoch=bindparam("now")), raised)
+        return refused
+
+    async def _epochs(self, connection: AsyncConnection, users: list[str]) -> dict[str, int]:
+        """Lock the users' rows and return their epochs; a user who is new gets a row."""
+        statement = (
+            select(chat_user.c.user_key, chat_user.c.epoch)
+            .where(chat_user.c.user_key.in_(users))
+            .order_by(chat_user.c.user_key)
+            .with_for_update()
+        )
+        epochs = {row.user_key: row.epoch for row in await connection.execute(statement)}
+        if missing := [user for user in users if user not in epochs]:
+            rows = [{"user_key": user, "epoch": 0, "updated_at": _now()} for user in missing]
+            await connection.execute(self._insert(chat_user).on_conflict_do_nothing(), rows)
+            epochs = {row.user_key: row.epoch for row in await connection.execute(statement)}
+        return epochs
 
     def _at_least(self, user: str, epoch: int, other: Any) -> Any:
         """The statement that sets a user's epoch to the higher of two, and returns it."""
@@ -272,33 +159,321 @@ class SQLArchive:
             .returning(chat_user.c.epoch)
         )
 
-    async def _open(self, connection: AsyncConnection, user: str, session_id: str) -> None:
-        await connection.execute(
-            self._insert(chat_session)
-            .values(user_key=user, id=session_id, created_at=_now())
-            .on_conflict_do_nothing()
+    # Messages
+
+    async def add(self, addition: Addition) -> None:
+        await self._committer.add(addition)
+
+    async def _add_all(self, additions: Sequence[Addition]) -> Sequence[ChatError | None]:
+        """Add what many want to add, in one transaction with the same few statements for all."""
+        async with self._engine.begin() as connection:
+            refused = await self._hold_all(connection, additions)
+            taken = [each for each, error in zip(additions, refused, strict=True) if error is None]
+            if taken:
+                await connection.execute(self._sessions(), session_rows(taken))
+            if messages := [row for each in taken for row in message_rows(each)]:
+                await connection.execute(self._insert(chat_message).on_conflict_do_nothing(), messages)
+            if attachments := [row for each in taken for row in attachment_rows(each)]:
+                await connection.execute(self._insert(chat_attachment).on_conflict_do_nothing(), attachments)
+        return refused
+
+    def _sessions(self) -> Any:
+        """The statement that makes sessions, or adds to what is known of them."""
+        statement = self._insert(chat_session)
+        new, old = statement.excluded, chat_session.c
+        return statement.on_conflict_do_update(
+            index_elements=["user_key", "id"],
+            set_={
+                "name": case((old.name == "", new.name), else_=old.name),
+                "llm_backend": case((new.llm_backend == "", old.llm_backend), else_=new.llm_backend),
+                "input_tokens": old.input_tokens + new.input_tokens,
+                "output_tokens": old.output_tokens + new.output_tokens,
+                "updated_at": case((new.updated_at > old.updated_at, new.updated_at), else_=old.updated_at),
+            },
         )
+
+    async def read(self, user: str, session_id: str, *, limit: int) -> list[Message]:
+        return [kept.message for kept in await self.page(user, session_id, limit=limit)]
+
+    async def page(
+        self, user: str, session_id: str, *, limit: int, before: int | None = None, after: int | None = None
+    ) -> list[Kept]:
+        if not _is_id(session_id):
+            return []
+        kept: list[Kept] = []
+        while (wanted := limit - len(kept)) > 0:  # again, for those that could not be read
+            rows = await self._read(_page(user, session_id, wanted, before, after))
+            kept += [Kept(place=row.seq, message=message) for row in rows if (message := message_of(row))]
+            if len(rows) < wanted:
+                break
+            before, after = (before, rows[-1].seq) if after is not None else (rows[-1].seq, None)
+        return kept if after is not None else kept[::-1]
+
+    async def count(self, user: str, session_id: str) -> int:
+        if not _is_id(session_id):
+            return 0
+        statement = select(func.count()).select_from(chat_message).where(*_of(chat_message, user, session_id))
+        return int((await self._read(statement))[0][0])
+
+    async def pick(self, user: str, session_id: str, ids: Sequence[str]) -> list[Message]:
+        statement = (
+            select(chat_message.c.seq, chat_message.c.body)
+            .where(*_of(chat_message, user, session_id), chat_message.c.id.in_(list(filter(_is_id, ids))))
+            .order_by(chat_message.c.seq)
+        )
+        return [message for row in await self._read(statement) if (message := message_of(row))]
+
+    async def search(self, user: str, words: Sequence[str], *, limit: int, before: int | None) -> list[Found]:
+        wanted = searched(words)
+        if not wanted:
+            return []
+        statement = (
+            select(chat_message.c.seq, chat_message.c.session_id, chat_message.c.body, chat_session.c.name)
+            .join(chat_session, _same_session())
+            .where(chat_message.c.user_key == user, self._match(user, wanted))
+            .order_by(chat_message.c.seq.desc())
+            .limit(limit)
+        )
+        if before is not None:
+            statement = statement.where(chat_message.c.seq < before)
+        rows = await self._read(statement)
+        return [found_of(row, message, wanted) for row in rows if (message := message_of(row))]
+
+    def _match(self, user: str, wanted: list[str]) -> Any:
+        """Letters and digits are all that words have, so that none of them means anything to a parser."""
+        if self._engine.dialect.name == "postgresql":
+            query = " & ".join(f"'{word}':*" for word in wanted)
+            found = "array_to_tsvector(string_to_array(chat_message.text, ' ')) @@ CAST(:query AS tsquery)"
+            return text(found).bindparams(query=query)
+        owner = user.encode().hex()
+        query = f'owner:"{owner}" AND ' + " AND ".join(f'text:"{word}"*' for word in wanted)
+        found = "chat_message.seq IN (SELECT rowid FROM chat_search WHERE chat_search MATCH :query)"
+        return text(found).bindparams(query=query)
+
+    # Sessions
+
+    async def session(self, user: str, session_id: str) -> Session | None:
+        if not _is_id(session_id):
+            return None  # no id of ours, and perhaps no text that SQL takes
+        rows = await self._read(select(chat_session).where(*_named(user, session_id)))
+        return session_of(rows[0]) if rows else None
+
+    async def sessions(
+        self, user: str, *, limit: int, before: Recency | None = None, after: Recency | None = None
+    ) -> list[Session]:
+        place = tuple_(chat_session.c.updated_at, chat_session.c.id)
+        statement = select(chat_session).where(chat_session.c.user_key == user, _begun()).limit(limit)
+        if before:
+            statement = statement.where(place < tuple_(before.updated_at, before.id))
+        if after:
+            statement = statement.where(place > tuple_(after.updated_at, after.id))
+        order = [chat_session.c.updated_at, chat_session.c.id]
+        rows = await self._read(statement.order_by(*(order if after else (each.desc() for each in order))))
+        found = [session_of(row) for row in rows]
+        return found[::-1] if after else found
+
+    async def change_session(
+        self, user: str, session_id: str, *, name: str | None = None, context: Mapping[str, Any] | None = None
+    ) -> Session | None:
+        if not _is_id(session_id):
+            return None
+
+        async def change(connection: AsyncConnection) -> Session | None:
+            statement = select(chat_session).where(*_named(user, session_id)).with_for_update()
+            row = (await connection.execute(statement)).first()
+            if row is None:
+                return None
+            session = replace(changed(session_of(row), name, context or {}), updated_at=_now())
+            values = {
+                "name": session.name,
+                "context": json_text(session.context),
+                "updated_at": session.updated_at,
+            }
+            await connection.execute(update(chat_session).where(*_named(user, session_id)).values(**values))
+            return session
+
+        return await self._write(change)
+
+    async def import_session(self, user: str, session: Session) -> None:
+        addition = Addition(user=user, session_id=session.id, messages=session.messages)
+
+        async def add(connection: AsyncConnection) -> None:
+            await self._hold(connection, user, None)
+            await connection.execute(insert(chat_session).values(imported_row(user, session)))
+            if rows := list(message_rows(addition)):
+                await connection.execute(insert(chat_message), rows)
+            if rows := list(attachment_rows(addition)):
+                await connection.execute(insert(chat_attachment), rows)
+
+        await self._write(add)
+
+    async def put_away(self, user: str, session_id: str) -> None:
+        if not _is_id(session_id):
+            return
+        new = new_id()
+
+        async def rename(connection: AsyncConnection) -> None:
+            await self._hold(connection, user, None)
+            await connection.execute(update(chat_session).where(*_named(user, session_id)).values(id=new))
+            for table in (chat_message, chat_attachment):
+                statement = update(table).where(*_of(table, user, session_id))
+                await connection.execute(statement.values(session_id=new))
+
+        await self._write(rename)
+
+    async def delete_session(self, user: str, session_id: str, *, epoch: int | None) -> bool:
+        if not _is_id(session_id):
+            return False
+
+        async def remove(connection: AsyncConnection) -> bool:
+            await self._hold(connection, user, epoch)
+            gone = await connection.execute(delete(chat_session).where(*_named(user, session_id)))
+            await connection.execute(delete(chat_message).where(*_of(chat_message, user, session_id)))
+            mine = select(chat_attachment.c.upload_id).where(*_of(chat_attachment, user, session_id))
+            had = list((await connection.execute(mine)).scalars())
+            await connection.execute(delete(chat_attachment).where(*_of(chat_attachment, user, session_id)))
+            await connection.execute(delete(chat_upload).where(chat_upload.c.id.in_(had), *_unused(user)))
+            return bool(gone.rowcount)
+
+        return await self._write(remove)
+
+    # Uploads
+
+    async def put_upload(self, user: str, upload: Upload, *, quota: int) -> Part:
+        async def put(connection: AsyncConnection) -> Part:
+            await self._hold(connection, user, None)
+            old = chat_upload.c.created_at < _now() - UNUSED
+            await connection.execute(delete(chat_upload).where(old, *_unused(user)))
+            await self._check_quota(connection, user, upload, quota)
+            statement = self._insert(chat_upload).values(
+                user_key=user,
+                id=upload.id,
+                media_type=upload.media_type,
+                name=upload.name,
+                size=len(upload.content),
+                content=upload.content,
+                created_at=_now(),
+            )
+            again = statement.on_conflict_do_update(
+                index_elements=["user_key", "id"], set_={"created_at": _now()}
+            )
+            await connection.execute(again)
+            return upload.part()
+
+        return await self._write(put)
+
+    async def _check_quota(self, connection: AsyncConnection, user: str, upload: Upload, quota: int) -> None:
+        others = select(func.coalesce(func.sum(chat_upload.c.size), 0)).where(
+            chat_upload.c.user_key == user, chat_upload.c.id != upload.id
+        )
+        if int((await connection.execute(others)).scalar_one()) + len(upload.content) > quota:
+            raise TooLarge(
+                f"Your files may have {quota} bytes together. Delete conversations with files first."
+            )
+
+    async def upload(self, user: str, upload_id: str) -> Upload | None:
+        if not _is_id(upload_id):
+            return None
+        rows = await self._read(select(chat_upload).where(*_named(user, upload_id, chat_upload)))
+        return (
+            Upload(name=rows[0].name, media_type=rows[0].media_type, content=rows[0].content)
+            if rows
+            else None
+        )
+
+    # Accesses
 
     def _insert(self, table: Table) -> Any:
         """Both dialects spell ON CONFLICT alike, but SQLAlchemy keeps it with each."""
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         return dialect.insert(table)
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        with translated(), anyio.fail_after(PATIENCE, shield=True):
+    async def _write(self, access: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async def write() -> T:
             async with self._engine.begin() as connection:
-                yield connection
+                return await access(connection)
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        with translated(), anyio.fail_after(PATIENCE, shield=True):
-            async with self._engine.connect() as connection:
-                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+        return await self._apart(write)
+
+    async def _read(self, statement: Any) -> Sequence[Any]:
+        async def read() -> Sequence[Any]:
+            async with self._engine.connect() as plain:
+                connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+                return (await connection.execute(statement)).all()
+
+        return await self._apart(read)
+
+    async def _apart(self, access: Callable[[], Awaitable[T]]) -> T:
+        async def limited() -> T:
+            with anyio.fail_after(PATIENCE):
+                return await access()
+
+        task = asyncio.create_task(limited())
+        self._accesses.add(task)
+        task.add_done_callback(self._forget)
+        with translated(), anyio.CancelScope(shield=True):
+            return await asyncio.shield(task)
+        raise StoreUnavailable
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._accesses.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone
+
+    async def close(self) -> None:
+        """Take nothing more to be added, and return when no other access is on its way."""
+        self._committer.close()
+        if self._accesses:
+            await asyncio.wait(self._accesses)
+
+
+def searched(wanted: Sequence[str]) -> list[str]:
+    """Return what is looked for, in the form in which it was kept."""
+    return list(dict.fromkeys(words(" ".join(wanted))))[:16]
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _is_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+def _page(user: str, session_id: str, limit: int, before: int | None, after: int | None) -> Any:
+    place = chat_message.c.seq
+    statement = select(place, chat_message.c.body).where(*_of(chat_message, user, session_id)).limit(limit)
+    if before is not None:
+        statement = statement.where(place < before)
+    if after is not None:
+        return statement.where(place > after).order_by(place)
+    return statement.order_by(place.desc())
+
+
+def _of(table: Table, user: str, session_id: str) -> tuple[Any, Any]:
+    return table.c.user_key == user, table.c.session_id == session_id
+
+
+def _named(user: str, id_: str, table: Table = chat_session) -> tuple[Any, Any]:
+    return table.c.user_key == user, table.c.id == id_
+
+
+def _begun() -> Any:
+    """Sessions with a name or a message: connecting alone begins no conversation that is worth listing."""
+    message = select(chat_message.c.seq).where(_same_session()).correlate(chat_session)
+    return (chat_session.c.name != "") | message.exists()
+
+
+def _same_session() -> Any:
+    return (chat_session.c.user_key == chat_message.c.user_key) & (
+        chat_session.c.id == chat_message.c.session_id
+    )
+
+
+def _unused(user: str) -> tuple[Any, Any]:
+    """Uploads of the user's that no message has."""
+    used = select(chat_attachment.c.upload_id).where(chat_attachment.c.user_key == user)
+    return chat_upload.c.user_key == user, chat_upload.c.id.not_in(used)
 
 
 @asynccontextmanager
@@ -307,32 +482,14 @@ async def open_sql(url: str) -> AsyncIterator[SQLArchive]:
     engine = create_async_engine(driver_url(url, asynchronous=True), pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         prepare_sqlite(engine.sync_engine)
+    archive = SQLArchive(engine)
+    writing = asyncio.create_task(archive.run())
     try:
-        yield SQLArchive(engine)
+        yield archive
     finally:
-        await engine.dispose()
-
-
-def prepare_sqlite(engine: Engine) -> None:
-    """Make SQLite fit for several processes: they wait for each other, and take write locks at the beginning.
-
-    A transaction that first reads and then writes would otherwise fail at once when another process writes.
-    The write-ahead log is the file's own since it was migrated.
-    """
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        try:
-            connection.isolation_level = None
-            cursor = connection.cursor()
-            for pragma in ("busy_timeout=5000", "synchronous=NORMAL", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-        except BaseException:
-            connection.close()  # the pool forgets a connection that this function refuses, and leaves it open
-            raise
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with anyio.CancelScope(shield=True):
+            await archive.close()
+            await asyncio.wait([writing], timeout=PATIENCE)
+            writing.cancel()
+            await asyncio.wait([writing])
+            await engine.dispose()

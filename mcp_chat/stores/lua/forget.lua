@@ -2,9 +2,10 @@
 --
 -- KEYS[1]  user:config:{u} or chat:history:{u}[:session]
 -- KEYS[2]  active:session:{u}   hash: worker, epoch
--- ARGV[1]  the writer's epoch
+-- ARGV[1]  the writer's epoch; empty for one who is no owner
 --
 -- Returns 1, or 0 if a higher epoch owns the user.
-if tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') > tonumber(ARGV[1]) then return 0 end
+local epoch = tonumber(ARGV[1])
+if epoch and tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') > epoch then return 0 end
 redis.call('DEL', KEYS[1])
 return 1

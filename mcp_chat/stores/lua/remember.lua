@@ -2,20 +2,22 @@
 --
 -- KEYS[1]  chat:history:{u}[:session]   list of messages as JSON, oldest first
 -- KEYS[2]  active:session:{u}           hash: worker, epoch
--- ARGV[1]  the writer's epoch
+-- ARGV[1]  the writer's epoch; empty for one who is no owner
 -- ARGV[2]  messages to keep
 -- ARGV[3]  time to live in seconds
 -- ARGV[4]  append: only to a window that exists; create: to a new one too; replace: begin anew
 -- ARGV[5..]  messages
 --
 -- Returns 1, or 0 if a higher epoch owns the user.
-if tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') > tonumber(ARGV[1]) then return 0 end
+local epoch = tonumber(ARGV[1])
+if epoch and tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') > epoch then return 0 end
 if ARGV[4] == 'replace' then redis.call('DEL', KEYS[1]) end
 if ARGV[4] == 'append' and redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
 if #ARGV < 5 then return 1 end
+-- A message that was sent again is among the newest: as many as may be on their way at the same time.
+local newest = 60 + #ARGV
 for i = 5, #ARGV do
-  -- A message that was sent again is among the newest: as many as may be on their way at the same time.
-  if not redis.call('LPOS', KEYS[1], ARGV[i], 'RANK', -1, 'MAXLEN', 64) then
+  if not redis.call('LPOS', KEYS[1], ARGV[i], 'RANK', -1, 'MAXLEN', newest) then
     redis.call('RPUSH', KEYS[1], ARGV[i])
   end
 end

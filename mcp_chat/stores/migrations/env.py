@@ -1,4 +1,4 @@
-"""Alembic's entry: run the migrations over the URL that `mcp_chat.stores.sql.migrate` hands over.
+"""Alembic's entry: run the migrations over the URL that `mcp_chat.stores.database.migrate` hands over.
 
 All of them are one transaction that begins with a lock, so that of several who migrate at once one does.
 """
@@ -6,7 +6,8 @@ All of them are one transaction that begins with a lock, so that of several who 
 from alembic import context
 from sqlalchemy import create_engine, func, select
 
-from mcp_chat.stores.sql import VERSION_TABLE, begin_write_ahead_log, metadata, prepare_sqlite
+from mcp_chat.stores.database import VERSION_TABLE, begin_write_ahead_log, prepare_sqlite
+from mcp_chat.stores.tables import metadata
 
 LOCK = 0x6D63702D63686174  # "mcp-chat"
 

@@ -1,0 +1,363 @@
+"""A user's conversations: listed, searched, changed, carried away and brought along."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mcp_chat.api.bodies import (
+    ID,
+    NewSessionBody,
+    OwnBody,
+    SessionBody,
+    UnsupportedBody,
+    media_type,
+    patience_for,
+    read_body,
+    read_bytes,
+    sized_context,
+)
+from mcp_chat.api.errors import of_failed
+from mcp_chat.api.identity import Identity, require_user
+from mcp_chat.api.pages import (
+    BEGINNING,
+    count_of,
+    cursor,
+    directions,
+    page_of,
+    place_in,
+    place_of,
+    recency_in,
+    recency_of,
+)
+from mcp_chat.api.uploads import archive_of, clean_name, disposition
+from mcp_chat.commands import DeleteSession
+from mcp_chat.configs import UserConfigs
+from mcp_chat.context import Budget, shown
+from mcp_chat.events import Failed, SessionDeleted
+from mcp_chat.exceptions import InvalidRequest, NotFound
+from mcp_chat.identity import Principal
+from mcp_chat.message import MESSAGE, Message, Part, Usage, new_id, now, title
+from mcp_chat.record import Record
+from mcp_chat.session import Session
+from mcp_chat.stores.base import Archive, Found, Kept, Recency
+from mcp_chat.transfer import filename, markdown
+
+if TYPE_CHECKING:
+    from mcp_chat.dispatch import Dispatch  # the command line imports this module, and needs no agent
+
+MAX_WORDS = 16
+LONGEST_WORD = 64
+LARGEST = 2**53
+"""The largest number that a column and every reader of JSON takes."""
+MISSING = "This conversation does not exist."
+
+Own = TypeVar("Own", bound=OwnBody)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sessions:
+    """The endpoints of conversations.
+
+    Attributes:
+        budget: What of a conversation the model is shown.
+        max_body: Bytes of a body.
+        max_import: Bytes of a conversation that is brought along.
+    """
+
+    identity: Identity
+    dispatch: Dispatch
+    archive: Archive | None
+    record: Record
+    configs: UserConfigs
+    budget: Budget
+    max_body: int
+    max_import: int
+
+    async def list(self, request: Request) -> Response:
+        """List conversations, the one used last first."""
+        user, archive = self._user(request)
+        limit = count_of(request, default=50, most=200)
+        before, after = directions(request, recency_in)
+
+        async def fetch(limit: int, before: Recency | None, after: Recency | None) -> Sequence[Session]:
+            return (await archive.sessions(user.key, limit=limit, before=before, after=after))[::-1]
+
+        page = await page_of(fetch, recency_of, limit=limit, before=before, after=after)
+        connected = await self._connected(user)
+        listed = [_shown(session, connected) for session in page.items[::-1]]
+        return JSONResponse({"sessions": listed, **page.cursors(), "count": len(listed)})
+
+    async def new(self, request: Request) -> Response:
+        """Begin a conversation, in which nothing was said yet."""
+        user, body, archive = await self._read(request, NewSessionBody)
+        config = await self.configs.get(user.key)
+        backend = f"{config.model.provider}:{config.model.model}" if config else ""
+        session = replace(Session.new(backend, name=body.name), context=body.context)
+        await archive.import_session(user.key, session)
+        return JSONResponse(_shown(session, None), 201)
+
+    async def bring(self, request: Request) -> Response:
+        """Make a new conversation of an exported one."""
+        user, archive = self._user(request)
+        if media_type(request) != "application/json":
+            raise UnsupportedBody
+        text = await read_bytes(request, limit=self.max_import, seconds=patience_for(self.max_import))
+        session = adopted(await anyio.to_thread.run_sync(Session.from_json, text))
+        await archive.import_session(user.key, session)
+        return JSONResponse({**_shown(session, None), "message_count": len(session.messages)}, 201)
+
+    async def get(self, request: Request) -> Response:
+        """Show a conversation without its messages."""
+        user, archive = self._user(request)
+        session = await self._session(archive, user, request)
+        return JSONResponse(_shown(session, await self._connected(user)))
+
+    async def change(self, request: Request) -> Response:
+        """Set the name, keys of the context, or the pinned messages."""
+        user, body, archive = await self._read(request, SessionBody)
+        session = await self._session(archive, user, request)
+        changes = dict(body.context or {})
+        if body.pinned is not None:
+            changes["pinned"] = await _pins(archive, user, session, body.pinned)
+        _check_context({**session.context, **changes})
+        changed = await archive.change_session(user.key, session.id, name=body.name, context=changes)
+        if changed is None:
+            raise NotFound(MISSING)
+        return JSONResponse(_shown(changed, await self._connected(user)))
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a conversation; what runs in it is stopped by its owner."""
+        user, archive = self._user(request)
+        session = await self._session(archive, user, request)
+        outcome = await self.dispatch.outcome(user.key, DeleteSession(session_id=session.id))
+        if isinstance(outcome, Failed):
+            return of_failed(outcome)
+        if not (isinstance(outcome, SessionDeleted) and outcome.existed):
+            raise NotFound(MISSING)
+        return JSONResponse({"status": "deleted", "session_id": session.id})
+
+    async def messages(self, request: Request) -> Response:
+        """Show a page of what was said, in order; without a cursor the last one."""
+        user, archive = self._user(request)
+        session = await self._session(archive, user, request)
+        limit = count_of(request, default=50, most=200)
+        before, after = directions(request, place_in)
+
+        async def fetch(limit: int, before: int | None, after: int | None) -> Sequence[Kept]:
+            return await archive.page(user.key, session.id, limit=limit, before=before, after=after)
+
+        page = await page_of(fetch, place_of, limit=limit, before=before, after=after)
+        said = [_said(kept.message) for kept in page.items]
+        return JSONResponse({"messages": said, **page.cursors(), "count": len(said)})
+
+    async def context(self, request: Request) -> Response:
+        """Show what of a conversation the model would see now."""
+        user, archive = self._user(request)
+        session = await self.record.session(user.key, _session_id(request))
+        if session is None:
+            raise NotFound(MISSING)
+        context = shown(session, self.budget)
+        said = await archive.count(user.key, session.id)
+        budget = {
+            "messages": self.budget.messages,
+            "tokens": self.budget.tokens,
+            "result": self.budget.result,
+        }
+        return JSONResponse(
+            {
+                "session_id": session.id,
+                "messages": [_said(message) for message in context.messages],
+                "tokens": context.tokens,
+                "budget": budget,
+                "left_out": context.left_out + max(0, said - len(session.messages)),
+                "shortened": context.shortened,
+                "summarized": context.summarized,
+            }
+        )
+
+    async def export(self, request: Request) -> Response:
+        """Give a whole conversation away as a file."""
+        user, archive = self._user(request)
+        form = request.query_params.get("format", "json")
+        if form not in FORMS:
+            raise InvalidRequest(f"format must be one of: {', '.join(FORMS)}.")
+        known = await self._session(archive, user, request)
+        session = replace(known, messages=tuple(await self.record.all_messages(user.key, known.id)))
+        written = await anyio.to_thread.run_sync(FORMS[form].write, session)
+        headers = {
+            "content-disposition": disposition("attachment", filename(session, FORMS[form].extension)),
+            "x-content-type-options": "nosniff",
+        }
+        return Response(written, media_type=FORMS[form].media_type, headers=headers)
+
+    async def search(self, request: Request) -> Response:
+        """Find messages in which each word begins a word, the newest first."""
+        user, archive = self._user(request)
+        words = [word[:LONGEST_WORD] for word in re.findall(r"\w+", request.query_params.get("q", ""))]
+        if not words:
+            raise InvalidRequest("q must have a word to search for.")
+        limit = count_of(request, default=20, most=100)
+        before = place_in(request, "before")
+        found = await archive.search(user.key, words[:MAX_WORDS], limit=limit + 1, before=before)
+        more = len(found) > limit
+        results = [_found(each) for each in found[:limit]]
+        following = cursor(found[limit - 1].place) if more else None
+        return JSONResponse({"results": results, "before": following, "count": len(results)})
+
+    def _user(self, request: Request) -> tuple[Principal, Archive]:
+        user = require_user(request, self.identity, request.query_params.get("user_id"))
+        return user, archive_of(self.archive)
+
+    async def _read(self, request: Request, form: type[Own]) -> tuple[Principal, Own, Archive]:
+        """Return who asks and what; nobody's body is not read."""
+        require_user(request, self.identity, request.query_params.get("user_id"))
+        body = await read_body(request, form, limit=self.max_body)
+        return require_user(request, self.identity, body.user_id), body, archive_of(self.archive)
+
+    async def _session(self, archive: Archive, user: Principal, request: Request) -> Session:
+        session = await archive.session(user.key, _session_id(request))
+        if session is None:
+            raise NotFound(MISSING)
+        return session
+
+    async def _connected(self, user: Principal) -> str | None:
+        config = await self.configs.get(user.key)
+        return config.session_id if config else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A form in which a conversation can be carried away."""
+
+    write: Callable[[Session], str]
+    media_type: str
+    extension: str
+
+
+FORMS = {
+    "json": Form(write=Session.to_json, media_type="application/json", extension="json"),
+    "markdown": Form(write=markdown, media_type="text/markdown", extension="md"),
+}
+
+
+def adopted(session: Session) -> Session:
+    """Return an imported session as a new one of ours: what the record has no room for is cut or left out.
+
+    Raises:
+        InvalidRequest: Its context is too large.
+    """
+    _check_context(session.context)
+    messages = tuple(_adopted(message) for message in session.messages)
+    known = {message.id for message in messages}
+    pinned = session.context.get("pinned")
+    context = {key: value for key, value in session.context.items() if key != "pinned"}
+    if isinstance(pinned, list):
+        context["pinned"] = [id_ for id_ in pinned if isinstance(id_, str) and id_ in known]
+    return replace(
+        session,
+        id=new_id(),
+        name=_line(session.name) or title(messages[0].content if messages else "") or "Imported",
+        llm_backend=_line(session.llm_backend),
+        messages=messages,
+        context=context,
+        created_at=_past(session.created_at),
+        updated_at=_past(session.updated_at),
+        token_usage=Usage(
+            input_tokens=_counted(session.token_usage.input_tokens),
+            output_tokens=_counted(session.token_usage.output_tokens),
+        ),
+    )
+
+
+def _adopted(message: Message) -> Message:
+    id_ = message.id if re.fullmatch(ID, message.id) else new_id()
+    return replace(message, id=id_, parts=tuple(_adopted_part(part) for part in message.parts))
+
+
+def _adopted_part(part: Part) -> Part:
+    """Files are not brought along: who has one already finds it again by its id."""
+    id_ = part.upload_id if re.fullmatch(ID, part.upload_id) else "unknown"
+    return replace(part, upload_id=id_, name=clean_name(part.name), size=_counted(part.size))
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())[:200]
+
+
+def _past(moment: datetime) -> datetime:
+    """A moment that every database can give back in its own time zone, and that leads no list for ever."""
+    return min(max(moment, BEGINNING), now())
+
+
+def _counted(count: int) -> int:
+    return max(0, min(count, LARGEST))
+
+
+async def _pins(archive: Archive, user: Principal, session: Session, ids: Sequence[str]) -> Sequence[str]:
+    pinned = list(dict.fromkeys(ids))
+    known = {message.id for message in await archive.pick(user.key, session.id, pinned)}
+    for pin in pinned:
+        if pin not in known:
+            raise InvalidRequest(f"The message {pin} is not in this conversation.")
+    return pinned
+
+
+def _check_context(context: Mapping[str, Any]) -> None:
+    try:
+        sized_context({key: value for key, value in context.items() if value is not None})
+    except ValueError as error:
+        raise InvalidRequest(f"This is not possible: {error}.") from None
+
+
+def _session_id(request: Request) -> str:
+    session_id: str = request.path_params["session_id"]
+    if not re.fullmatch(ID, session_id):
+        raise NotFound(MISSING)
+    return session_id
+
+
+# What is answered
+
+
+def _shown(session: Session, connected: str | None) -> dict[str, Any]:
+    usage = session.token_usage
+    return {
+        "session_id": session.id,
+        "name": session.name,
+        "llm_backend": session.llm_backend,
+        "created_at": _time(session.created_at),
+        "updated_at": _time(session.updated_at),
+        "context": dict(session.context),
+        "token_usage": {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "total_tokens": usage.input_tokens + usage.output_tokens,
+        },
+        "connected": session.id == connected,
+    }
+
+
+def _time(moment: datetime) -> str:
+    """The form in which messages have their times."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _said(message: Message) -> Any:
+    return MESSAGE.dump_python(message, mode="json")
+
+
+def _found(found: Found) -> dict[str, Any]:
+    return {
+        "session_id": found.session_id,
+        "session_name": found.session_name,
+        "message": _said(found.message),
+        "excerpt": found.excerpt,
+    }

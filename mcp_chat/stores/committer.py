@@ -1,0 +1,118 @@
+"""Group commit: what many tasks add shares transactions, and each hears when its part is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import structlog
+from sqlalchemy.exc import DataError, IntegrityError
+
+from mcp_chat.exceptions import ChatError, StoreUnavailable
+from mcp_chat.stores.base import Addition
+from mcp_chat.stores.database import translated
+
+log = structlog.get_logger()
+
+Write = Callable[[Sequence[Addition]], Awaitable[Sequence[ChatError | None]]]
+Waiting = tuple[Addition, asyncio.Future[None]]
+
+BATCH = 256
+"""Additions of one transaction."""
+
+
+class Committer:
+    """Writes additions in the order in which they came; one transaction is on its way at a time.
+
+    Args:
+        write: Adds several in one transaction and tells of each whether it was refused.
+        patience: Seconds that one transaction may take.
+    """
+
+    def __init__(self, write: Write, *, patience: float) -> None:
+        self._write = write
+        self._patience = patience
+        self._waiting: list[Waiting] = []
+        self._work = asyncio.Event()
+        self._closed = False
+
+    async def add(self, addition: Addition) -> None:
+        """Return when the addition is committed. Whoever is cancelled meanwhile leaves it on its way.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+            StoreUnavailable: It is not committed, or nobody can tell.
+        """
+        if self._closed:
+            raise StoreUnavailable
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((addition, told))
+        self._work.set()
+        with anyio.CancelScope(shield=True):
+            await asyncio.shield(told)
+
+    def close(self) -> None:
+        """Take nothing more; `run` ends when what was taken is written."""
+        self._closed = True
+        self._work.set()
+
+    async def run(self) -> None:
+        """Write until closed or cancelled."""
+        try:
+            while self._waiting or not self._closed:
+                await self._work.wait()
+                self._work.clear()
+                while self._waiting:
+                    batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+                    await self._commit(batch)
+        finally:
+            self._closed = True
+            tell(self._waiting, StoreUnavailable())
+
+    async def _commit(self, batch: list[Waiting]) -> None:
+        try:
+            await self._together(batch)
+        except ChatError as error:
+            tell(batch, error)
+        except Exception:
+            log.exception("archive.crashed")
+            tell(batch, StoreUnavailable())
+        finally:  # nobody waits for ever, not even when the whole loop is torn down
+            tell(batch, StoreUnavailable())
+
+    async def _together(self, batch: list[Waiting]) -> None:
+        """Add all in one transaction; if one of them is not fit for the database, only that one fails."""
+        try:
+            with translated(), anyio.fail_after(self._patience):
+                outcomes = await self._write([addition for addition, _ in batch])
+        except Exception as error:
+            if len(batch) == 1 or not _unfit(error):
+                raise
+            for one in batch:
+                await self._commit([one])
+        else:
+            for (_, told), outcome in zip(batch, outcomes, strict=True):
+                settle(told, outcome)
+
+
+def _unfit(error: Exception) -> bool:
+    """Tell whether the fault is with what was to be written, and not with the database."""
+    return not isinstance(error, ChatError) or isinstance(error.__cause__, DataError | IntegrityError)
+
+
+def tell(batch: Sequence[Waiting], error: ChatError) -> None:
+    """Tell all of a batch that it came to nothing."""
+    for _, told in batch:
+        settle(told, error)
+
+
+def settle(told: asyncio.Future[None], outcome: ChatError | None) -> None:
+    """Tell one who waits, if they still do."""
+    if told.done():
+        return
+    if outcome is None:
+        told.set_result(None)
+    else:
+        told.set_exception(outcome)
+        told.exception()  # whoever asked may be gone

@@ -1,0 +1,137 @@
+"""Between the values and their rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from mcp_chat.message import MESSAGE, Message, Usage, now, title
+from mcp_chat.session import Session
+from mcp_chat.stores.base import Addition, Found
+from mcp_chat.stores.words import excerpt, index
+
+log = structlog.get_logger()
+
+
+def session_rows(additions: Sequence[Addition]) -> list[dict[str, Any]]:
+    """Return the rows that make the sessions, or add to them."""
+    return [
+        {
+            "user_key": each.user,
+            "id": each.session_id,
+            "name": next((_name(message) for message in each.messages if message.role == "user"), ""),
+            "llm_backend": each.backend,
+            "context": "{}",
+            "input_tokens": each.usage.input_tokens,
+            "output_tokens": each.usage.output_tokens,
+            "created_at": now(),
+            "updated_at": now(),
+        }
+        for each in additions
+    ]
+
+
+def _name(message: Message) -> str:
+    """The name of a session that begins with this message."""
+    return title(message.content) or title(" ".join(part.name for part in message.parts)) or "Untitled"
+
+
+def imported_row(user: str, session: Session) -> dict[str, Any]:
+    """Return the row of a session as it comes from elsewhere."""
+    return {
+        "user_key": user,
+        "id": session.id,
+        "name": session.name,
+        "llm_backend": session.llm_backend,
+        "context": json_text(session.context),
+        "input_tokens": session.token_usage.input_tokens,
+        "output_tokens": session.token_usage.output_tokens,
+        "created_at": session.created_at.astimezone(UTC),
+        "updated_at": session.updated_at.astimezone(UTC),
+    }
+
+
+def message_rows(addition: Addition) -> list[dict[str, Any]]:
+    """Return the rows of an addition's messages."""
+    return [
+        {
+            "user_key": addition.user,
+            "session_id": addition.session_id,
+            "id": message.id,
+            "body": MESSAGE.dump_json(message).decode(),
+            "text": index(message.content),
+        }
+        for message in addition.messages
+    ]
+
+
+def attachment_rows(addition: Addition) -> list[dict[str, Any]]:
+    """Return the rows that say which files the messages have."""
+    ids = dict.fromkeys(part.upload_id for message in addition.messages for part in message.parts)
+    return [{"user_key": addition.user, "upload_id": id_, "session_id": addition.session_id} for id_ in ids]
+
+
+def message_of(row: Any) -> Message | None:
+    """A row that cannot be read stays where it is, is reported, and does not hide the others."""
+    try:
+        return MESSAGE.validate_json(row.body)
+    except ValidationError:
+        log.error("message.unreadable", seq=row.seq)
+        return None
+
+
+def found_of(row: Any, message: Message, wanted: list[str]) -> Found:
+    """Return what a search has found."""
+    return Found(
+        place=row.seq,
+        session_id=row.session_id,
+        session_name=row.name,
+        message=message,
+        excerpt=excerpt(message.content, wanted),
+    )
+
+
+def session_of(row: Any) -> Session:
+    """Return a session without its messages."""
+    return Session(
+        id=row.id,
+        name=row.name,
+        llm_backend=row.llm_backend,
+        context=_context(row),
+        token_usage=Usage(input_tokens=row.input_tokens, output_tokens=row.output_tokens),
+        created_at=_utc(row.created_at),
+        updated_at=_utc(row.updated_at),
+    )
+
+
+def _context(row: Any) -> dict[str, Any]:
+    try:
+        context = json.loads(row.context)
+    except (ValueError, RecursionError):
+        context = None
+    if isinstance(context, dict):
+        return context
+    log.error("context.unreadable", session=row.id)
+    return {}
+
+
+def json_text(context: Mapping[str, Any]) -> str:
+    """Return a context as it is kept."""
+    return json.dumps(dict(context), allow_nan=False)
+
+
+def changed(session: Session, name: str | None, context: Mapping[str, Any]) -> Session:
+    """Return the session with another name, and with these keys of its context set or, with None, removed."""
+    kept = {key: value for key, value in {**session.context, **context}.items() if value is not None}
+    return replace(session, name=session.name if name is None else name, context=kept)
+
+
+def _utc(moment: datetime) -> datetime:
+    """SQLite keeps no time zone."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,0 +1,78 @@
+"""The tables, as this version of the program knows them; `migrations/` says how they came to be."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+chat_user = Table(
+    "chat_user",
+    metadata,
+    Column("user_key", String(128), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("config", Text),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+)
+
+chat_session = Table(
+    "chat_session",
+    metadata,
+    Column("user_key", String(128), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("llm_backend", Text, nullable=False),
+    Column("context", Text, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    ForeignKeyConstraint(["user_key"], ["chat_user.user_key"], ondelete="CASCADE"),
+    Index("chat_session_recency", "user_key", "updated_at", "id"),
+)
+
+chat_message = Table(
+    "chat_message",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("user_key", String(128), nullable=False),
+    Column("session_id", String(64), nullable=False),
+    Column("id", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Index("chat_message_id", "user_key", "session_id", "id", unique=True),
+    Index("chat_message_order", "user_key", "session_id", "seq"),
+)
+
+chat_upload = Table(
+    "chat_upload",
+    metadata,
+    Column("user_key", String(128), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("media_type", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+)
+
+chat_attachment = Table(
+    "chat_attachment",
+    metadata,
+    Column("user_key", String(128), primary_key=True),
+    Column("upload_id", String(64), primary_key=True),
+    Column("session_id", String(64), primary_key=True),
+    Index("chat_attachment_session", "user_key", "session_id"),
+)
