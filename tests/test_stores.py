@@ -457,6 +457,41 @@ async def test_a_message_that_is_sent_again_behind_others_is_there_once(store: S
     assert await store.window.read(name, "s") == [a, b]
 
 
+async def test_more_messages_than_a_window_has_that_are_sent_again_are_there_in_order(
+    store: Store, name: str
+) -> None:
+    lease = await claimed(store, name)
+    messages = said(*"abcdefgh")
+    for _ in range(2):
+        await store.window.append(name, "s", messages, epoch=lease.epoch, create=True)
+    assert await store.window.read(name, "s") == messages[-MESSAGES:]
+
+
+async def test_a_long_addition_that_is_sent_again_behind_others_is_there_once(
+    valkey_url: str, name: str
+) -> None:
+    messages, [later] = said(*(f"{n}" for n in range(300))), said("later")
+    async with open_redis(valkey_url, max_messages=1000) as redis:
+        for store in (redis, MemoryStore(max_messages=1000)):
+            for addition in (messages, [later], messages):
+                await store.window.append(name, "s", addition, epoch=None, create=True)
+            assert await store.window.read(name, "s") == [*messages, later]
+
+
+async def test_a_writer_that_is_no_owner_is_never_refused(store: Store, name: str) -> None:
+    await claimed(store, name)
+    first, second = said("first", "second")
+    await store.window.append(name, "s", [first], epoch=None, create=False)
+    assert await store.window.read(name, "s") is None
+    await store.window.append(name, "s", [first], epoch=None, create=True)
+    await store.window.append(name, "s", [second], epoch=None, create=False)
+    assert await store.window.read(name, "s") == [first, second]
+    await store.window.replace(name, "s", [second], epoch=None)
+    assert await store.window.read(name, "s") == [second]
+    await store.window.clear(name, "s", epoch=None)
+    assert await store.window.read(name, "s") is None
+
+
 async def test_an_older_epoch_changes_no_window(store: Store, name: str) -> None:
     old = await claimed(store, name)
     messages = said("kept")

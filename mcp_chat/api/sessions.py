@@ -40,7 +40,7 @@ from mcp_chat.api.pages import (
 from mcp_chat.api.uploads import archive_of, clean_name, disposition
 from mcp_chat.commands import DeleteSession
 from mcp_chat.configs import UserConfigs
-from mcp_chat.context import Budget, shown
+from mcp_chat.context import Budget, shorter, shown
 from mcp_chat.events import Failed, SessionDeleted
 from mcp_chat.exceptions import InvalidRequest, NotFound
 from mcp_chat.identity import Principal
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 MAX_WORDS = 16
 LONGEST_WORD = 64
+LONGEST_FOUND = 4000
+"""Characters of a message that a search has found: its page has the rest."""
 LARGEST = 2**53
 """The largest number that a column and every reader of JSON takes."""
 MISSING = "This conversation does not exist."
@@ -358,6 +360,6 @@ def _found(found: Found) -> dict[str, Any]:
     return {
         "session_id": found.session_id,
         "session_name": found.session_name,
-        "message": _said(found.message),
+        "message": _said(replace(found.message, content=shorter(found.message.content, LONGEST_FOUND))),
         "excerpt": found.excerpt,
     }

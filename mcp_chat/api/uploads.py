@@ -138,13 +138,13 @@ async def parts_of(archive: Archive | None, user: str, ids: Sequence[str]) -> tu
         NoArchive: There is nowhere to look.
         InvalidRequest: One of them is not the user's.
     """
-    parts: list[Part] = []
-    for upload_id in dict.fromkeys(ids):
-        upload = await archive_of(archive).upload(user, upload_id)
-        if upload is None:
+    if not ids:
+        return ()
+    known = {part.upload_id: part for part in await archive_of(archive).parts(user, ids)}
+    for upload_id in ids:
+        if upload_id not in known:
             raise InvalidRequest(f"The attachment {upload_id} does not exist. Upload it again.")
-        parts.append(upload.part())
-    return tuple(parts)
+    return tuple(known[upload_id] for upload_id in dict.fromkeys(ids))
 
 
 def clean_name(name: str) -> str:

@@ -358,6 +358,10 @@ class Archive(Configs, Protocol):
         """
         ...
 
+    async def parts(self, user: str, upload_ids: Sequence[str]) -> list[Part]:
+        """Return what messages have of these files of the user's, as far as there are any."""
+        ...
+
     async def upload(self, user: str, upload_id: str) -> Upload | None:
         """Return a file of the user's."""
         ...

@@ -150,7 +150,7 @@ class MemoryWindow:
             window = self._messages[user, session_id] = deque(maxlen=self._max)
         if window is not None:
             for message in messages:
-                if message not in islice(reversed(window), RECENT):
+                if message not in islice(reversed(window), RECENT + len(messages)):
                     window.append(message)
 
     async def replace(

@@ -371,6 +371,13 @@ class SQLArchive:
                 f"Your files may have {quota} bytes together. Delete conversations with files first."
             )
 
+    async def parts(self, user: str, upload_ids: Sequence[str]) -> list[Part]:
+        of = chat_upload.c
+        statement = select(of.id.label("upload_id"), of.media_type, of.name, of.size).where(
+            of.user_key == user, of.id.in_(list(filter(_is_id, upload_ids)))
+        )
+        return [Part(**row._asdict()) for row in await self._read(statement)]
+
     async def upload(self, user: str, upload_id: str) -> Upload | None:
         if not _is_id(upload_id):
             return None
