@@ -365,11 +365,14 @@ class Actor:
             return
         self._summing.add(session_id)
         try:
-            session = await self._scribe(session_id).session()
-            say = partial(agent.sum_up, TASK)
-            await sum_up(archive, self.user, session, self._shop.budget, say, self.lease.epoch)
+            session = await self._shop.history.record.session(self.user, session_id)
+            if session:
+                say = partial(agent.sum_up, TASK)
+                await sum_up(archive, self.user, session, self._shop.budget, say, self.lease.epoch)
         except ChatError as error:
             log.warning("summary.failed", user=self.user, error=error.code)
+        except Exception:  # nobody waits for it, and nobody is to suffer from it
+            log.exception("summary.crashed", user=self.user)
         finally:
             self._summing.discard(session_id)
 
@@ -389,7 +392,7 @@ class Actor:
             user=self.user,
             session_id=session_id,
             epoch=self.lease.epoch,
-            backend=f"{self._config.model.provider}:{self._config.model.model}" if self._config else "",
+            backend=self._config.backend if self._config else "",
             fresh=self._fresh,
         )
 
@@ -409,6 +412,7 @@ class Actor:
         self._fresh.discard(session_id)
         config = self._config or await self._shop.configs.get(self.user)
         if config and config.session_id == session_id:
+            existed = True
             config = replace(config, session_id=new_id())
             await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
             self._config = config if self._ready else None
@@ -425,15 +429,20 @@ class Actor:
         try:
             await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
             await self._cancel(None)
-            await self._shop.history.adopt(
-                command.user_id, session_id=config.session_id, epoch=self.lease.epoch
-            )
         except BaseException:  # cancelled or not: what was opened is closed
             await closed(ready)
             raise
         before, self._config, self._ready = self._ready, config, ready
         await closed(before)
+        await self._adopt(command.user_id, config.session_id)
         return Connected(session_id=config.session_id, tools=config.tools)
+
+    async def _adopt(self, user_id: str, session_id: str) -> None:
+        """Take over what a gateway has kept; if that fails now, the next connect tries again."""
+        try:
+            await self._shop.history.adopt(user_id, session_id=session_id, epoch=self.lease.epoch)
+        except StoreUnavailable:
+            log.warning("history.not_adopted", user=self.user)
 
     async def _open(self, config: UserConfig) -> Ready:
         connections = [self._shop.connection(server) for server in config.servers]
@@ -474,12 +483,12 @@ class Actor:
         config = self._config or await self._shop.configs.get(self.user)
         if config is None:
             raise NotConnected
-        await self._shop.configs.forget(self.user, epoch=self.lease.epoch)
         record, epoch = self._shop.history.record, self.lease.epoch
         if self._shop.keep_history:
             await record.clear(self.user, config.session_id, epoch=epoch)
         else:
             await record.delete(self.user, config.session_id, epoch=epoch)
+        await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
         await self._let_go()
         self._left.set()
         return Disconnected()

@@ -230,6 +230,7 @@ def history_of(settings: Settings, store: Store, archive: Archive | None) -> Cha
         settings.history_ttl,
         archive,
         window=store.window,
+        budget=budget_of(settings),
     )
 
 

@@ -58,6 +58,11 @@ class UserConfig:
     streaming: bool = False
     tools: tuple[str, ...] = ()
 
+    @property
+    def backend(self) -> str:
+        """The model, as a session names it."""
+        return f"{self.model.provider}:{self.model.model}"
+
 
 CONFIG: TypeAdapter[UserConfig] = TypeAdapter(UserConfig)
 """Configurations as JSON; only ever stored sealed."""

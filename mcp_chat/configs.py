@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from mcp_chat.config import CONFIG, UserConfig
 from mcp_chat.exceptions import StoreUnavailable, Unreadable
-from mcp_chat.stores.base import Addition, Archive, Configs
+from mcp_chat.stores.base import Archive, Configs
 from mcp_chat.vault import Vault
 
 log = structlog.get_logger()
@@ -57,10 +57,6 @@ class UserConfigs:
         if self._archive is None:
             return await self._copies.put(user, sealed, epoch=epoch)
         await self._copies.delete(user, epoch=epoch)  # first, so that no old copy outlives the new record
-        backend = f"{config.model.provider}:{config.model.model}"
-        await self._archive.add(
-            Addition(user=user, session_id=config.session_id, backend=backend, epoch=epoch)
-        )
         await self._archive.put(user, sealed, epoch=epoch)
         return await self._copy(user, sealed, epoch)
 

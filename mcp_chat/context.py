@@ -30,7 +30,10 @@ from mcp_chat.message import Message, Part, complete
 from mcp_chat.session import Session
 
 IMAGE = 425
-"""Tokens of an image, and of a file whose text is not known."""
+"""Tokens of an image, and at least of a file whose text is not known."""
+
+DOCUMENT = 100
+"""Bytes of such a file for one token."""
 
 ALL = 2**62
 PER_MESSAGE = 3
@@ -100,7 +103,10 @@ def _as_json(args: Mapping[str, Any]) -> str:
 
 
 def _tokens_of_part(part: Part) -> int:
-    return math.ceil(max(0, part.size) / 4) if _TEXTS.match(part.media_type) else IMAGE
+    size = max(0, part.size)
+    if _TEXTS.match(part.media_type):
+        return math.ceil(size / 4)
+    return IMAGE if part.media_type.startswith("image/") else max(IMAGE, size // DOCUMENT)
 
 
 def shown(session: Session, budget: Budget) -> Context:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from mcp_chat.context import Budget, shown
 from mcp_chat.exceptions import InvalidRequest, StoreUnavailable
 from mcp_chat.identity import user_key
-from mcp_chat.message import Message, Role
+from mcp_chat.message import Message, Role, new_id
 from mcp_chat.record import DEFAULT, Record
 from mcp_chat.session import Session, fitting
 from mcp_chat.stores.base import Archive, Window
@@ -44,6 +44,7 @@ class ChatHistoryManager:
         ttl: Seconds until an unused window expires.
         archive: The record of everything, or None.
         window: The windows to use instead of those of `redis_client`.
+        budget: What a model is shown; by default `max_messages`.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class ChatHistoryManager:
         archive: Archive | None = None,
         *,
         window: Window | None = None,
+        budget: Budget | None = None,
     ) -> None:
         window = window or _window(redis_client, max_messages, ttl)
         self.record = Record(window, archive, max_messages=max_messages)
         self._archive = archive
-        self._budget = Budget(messages=max_messages)
+        self._budget = budget or Budget(messages=max_messages)
         self._gateway = GatewayHistory(redis_client) if redis_client else None
         self._adopted: dict[str, None] = {}
 
@@ -120,7 +122,8 @@ class ChatHistoryManager:
         becomes an earlier one in the archive, and without an archive it is gone.
 
         Args:
-            messages: Messages, or mappings with `role` and `content` as a gateway has them.
+            messages: Messages, or mappings with `role` and `content` as a gateway has them. A mapping without
+                an `id` is the message that stands in its place if it says the same.
 
         Raises:
             InvalidRequest: One of them is no message; nothing has changed.
@@ -128,7 +131,7 @@ class ChatHistoryManager:
         wanted = [_message(each) for each in messages]
         user, session_id = await self._at(user_id, session_id)
         there = await self.record.all_messages(user, session_id)
-        if [m.id for m in wanted[: len(there)]] != [m.id for m in there]:
+        if not begins_with(wanted, there, messages):
             await self.record.rewrite(user, session_id, wanted)
         elif new := wanted[len(there) :]:
             await self.record.add(user, session_id, new, epoch=None)
@@ -144,10 +147,11 @@ class ChatHistoryManager:
         """Return what a model is shown of the conversation, as LangChain's messages."""
         from mcp_chat.langchain import to_langchain  # noqa: PLC0415 - LangChain takes a second to import
 
-        messages = await self.get_history(user_id, session_id=session_id, limit=self._budget.messages)
-        return [
-            to_langchain(each) for each in shown(Session(messages=tuple(messages)), self._budget).messages
-        ]
+        user, session_id = await self._at(user_id, session_id, reading=True)
+        session = await self.record.session(user, session_id) or Session()
+        messages = shown(session, self._budget).messages
+        files = await self.record.files(user, messages)
+        return [to_langchain(message, files) for message in messages]
 
     async def _at(
         self, user_id: str, session_id: str | None, *, reading: bool = False
@@ -194,6 +198,19 @@ def _window(redis: Redis | None, max_messages: int, ttl: int) -> Window:
     return RedisWindow(redis, Scripts(redis), max_messages, ttl)
 
 
+def begins_with(
+    wanted: Sequence[Message], there: Sequence[Message], given: Sequence[Message | Mapping[str, Any]]
+) -> bool:
+    """Tell whether a list of messages, made of what was given, goes on where the history ends."""
+    if len(wanted) < len(there):
+        return False
+    for new, old, source in zip(wanted, there, given, strict=False):
+        named = isinstance(source, Message) or "id" in source
+        if (new.id != old.id) if named else ((new.role, new.content) != (old.role, old.content)):
+            return False
+    return True
+
+
 def _message(given: Message | Mapping[str, Any]) -> Message:
     """Return what was given as a message that every store takes.
 
@@ -212,7 +229,9 @@ def _from_mapping(given: Mapping[str, Any]) -> Message:
     if not isinstance(content, str):
         raise InvalidRequest("A message's content must be a text.")
     call = given.get("tool_call_id")
+    id_ = given.get("id")
     return Message(
+        id=id_ if isinstance(id_, str) else new_id(),
         role=cast(Role, given.get("role")),
         content=content,
         tool_call_id=call if isinstance(call, str) else None,

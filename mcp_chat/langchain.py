@@ -51,7 +51,7 @@ def from_langchain(message: AIMessage) -> Message:
 def _block(part: Part, upload: Upload | None) -> dict[str, Any]:
     """A file as a provider takes it: an image or a document as it is, any other as its text."""
     if upload is None:
-        return {"type": "text", "text": f"[The file {part.name} is not kept any more.]"}
+        return {"type": "text", "text": f"[The file {part.name} cannot be shown here.]"}
     kind = upload.media_type.partition("/")[0]
     if kind == "image" or upload.media_type == "application/pdf":
         block = {

@@ -14,6 +14,9 @@ from pydantic import TypeAdapter
 Role = Literal["system", "user", "assistant", "tool"]
 Status = Literal["success", "error"]
 
+ID = r"^[A-Za-z0-9_.:-]{1,64}$"
+"""What an id in the stores can look like; anything else need not be looked for."""
+
 LONGEST_TITLE = 60
 
 

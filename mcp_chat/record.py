@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from mcp_chat.exceptions import StoreUnavailable
 from mcp_chat.message import Message, Usage
@@ -14,6 +15,10 @@ from mcp_chat.upload import Upload
 DEFAULT = "default"
 """The session of a user who names none, as the archive knows it; its window is that of None."""
 PAGE = 1000
+CARRIED = 20 * 2**20
+"""Bytes of files that go to the model with one turn."""
+GROUP = 64
+"""Messages among which the call of a result is looked for."""
 
 
 class Record:
@@ -69,22 +74,23 @@ class Record:
         return distinct(found or [])
 
     async def session(
-        self, user: str, session_id: str, recent: Sequence[Message] | None = None
+        self, user: str, session_id: str | None, recent: Sequence[Message] | None = None
     ) -> Session | None:
-        """Return a session with the messages that a model may be shown: the recent and the pinned ones.
+        """Return a session with the messages that a model may be shown: the recent and the standing ones.
 
         Args:
             recent: The recent ones, if they are at hand.
         """
-        known = await self._archive.session(user, session_id) if self._archive else None
         if recent is None:
             recent = await self.messages(user, session_id, limit=self._max)
-        if known is None:
-            return Session(id=session_id, messages=tuple(recent)) if recent else None
+        id_ = session_id or DEFAULT
+        known = await self._archive.session(user, id_) if self._archive else None
+        if known is None or self._archive is None:
+            return Session(id=id_, messages=tuple(recent)) if recent else None
+        standing = await self._archive.standing(user, id_, pinned_in(known))
         there = {message.id for message in recent}
-        pinned = [id_ for id_ in pinned_in(known) if id_ not in there]
-        older = await self._archive.pick(user, session_id, pinned) if self._archive and pinned else []
-        return replace(known, messages=(*older, *recent))
+        older = [kept for kept in standing if kept.message.id not in there]
+        return replace(known, messages=(*await whole(self._archive, user, id_, older, there), *recent))
 
     async def add(
         self,
@@ -132,12 +138,16 @@ class Record:
         return True
 
     async def files(self, user: str, messages: Sequence[Message]) -> dict[str, Upload]:
-        """Return the files of the messages by their ids, as far as they are kept."""
-        wanted = dict.fromkeys(part.upload_id for message in messages for part in message.parts)
-        if self._archive is None:
-            return {}
-        found = [await self._archive.upload(user, upload_id) for upload_id in wanted]
-        return {upload.id: upload for upload in found if upload}
+        """Return the files of the messages by their ids: the newest ones, as many as one turn may carry."""
+        found: dict[str, Upload] = {}
+        room = CARRIED
+        for part in [part for message in reversed(messages) for part in message.parts]:
+            if self._archive is None or part.upload_id in found or part.size > room:
+                continue
+            if upload := await self._archive.upload(user, part.upload_id):
+                found[part.upload_id] = upload
+                room -= len(upload.content)
+        return found
 
     async def exists(self, user: str, session_id: str) -> bool:
         """Tell whether the session is one of the user's."""
@@ -180,6 +190,23 @@ class Record:
             existed |= await self._archive.delete_session(user, session_id or DEFAULT, epoch=epoch)
         await self._window.clear(user, session_id, epoch=epoch)
         return existed
+
+
+async def whole(
+    archive: Archive, user: str, session_id: str, picked: Sequence[Kept], there: set[str]
+) -> list[Message]:
+    """Return messages with the calls and results that belong to them, but for those that are there."""
+    found: dict[str, Message] = {}
+    for kept in picked:
+        group = [kept]
+        if kept.message.role == "tool":
+            before = await archive.page(user, session_id, limit=GROUP, before=kept.place)
+            group = [each for each in before if each.message.role != "tool"][-1:] or group
+        if calls := len(group[0].message.tool_calls):
+            behind = await archive.page(user, session_id, limit=calls, after=group[0].place)
+            group += takewhile(lambda each: each.message.role == "tool", behind)
+        found |= {each.message.id: each.message for each in group if each.message.id not in there}
+    return list(found.values())
 
 
 def distinct(messages: Sequence[Message]) -> list[Message]:

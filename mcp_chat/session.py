@@ -24,8 +24,8 @@ SCHEMA = "mcp-chat/session/1"
 
 ROLES: tuple[str, ...] = get_args(Role)
 
-MAX_DEPTH = 200
-"""Levels of lists and mappings in a value; what reads messages from the stores goes no deeper."""
+MAX_DEPTH = 128
+"""Levels of lists and mappings in a value; what reads messages from the stores takes 200 with those around."""
 
 MAX_BITS = 1024
 """Bits of an integer: what a float's range holds."""
@@ -34,6 +34,15 @@ Place = tuple[str | int, ...]
 
 _ABOUT_MESSAGES = frozenset({"pinned", "summary"})
 _LEVELS_ABOVE = 5  # the document, its messages, a message, its calls, a call
+_DEFAULTS: Mapping[str, Any] = {
+    "parts": (),
+    "tool_calls": (),
+    "tool_call_id": None,
+    "name": None,
+    "status": None,
+    "metadata": {},
+}
+"""Fields of a message that are not written when they say nothing: most messages have none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +165,14 @@ class Session:
     def to_json(self) -> str:
         """Return the session as JSON: fields always in the same order, mappings in theirs.
 
+        A message's fields that have their defaults are left out.
+
         Raises:
             InvalidSession: It was put together by hand, of what `from_json` would not take.
         """
         try:
             data = {"schema": SCHEMA, **SESSION.dump_python(_checked(self), warnings=False)}
+            data["messages"] = [_brief(message) for message in data["messages"]]
             text = json.dumps(data, ensure_ascii=False, allow_nan=False, default=_as_json)
             text.encode()
         except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
@@ -310,6 +322,12 @@ def _utc(time: datetime, place: Place) -> datetime:
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError:
         raise wrong(place, "this time is outside of the calendar") from None
+
+
+def _brief(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value for name, value in message.items() if name not in _DEFAULTS or value != _DEFAULTS[name]
+    }
 
 
 def _as_json(value: object) -> Any:

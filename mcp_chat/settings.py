@@ -169,7 +169,7 @@ class Settings(BaseSettings):
         262_144, ge=1024, alias="MCP_CHAT_MAX_BODY_BYTES", description="Largest request body, in bytes."
     )
     max_import_bytes: int = Field(
-        16_777_216,
+        67_108_864,
         ge=1024,
         alias="MCP_CHAT_MAX_IMPORT_BYTES",
         description="Largest conversation that can be imported, in bytes.",

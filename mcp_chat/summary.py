@@ -11,18 +11,22 @@ from mcp_chat.context import Budget, shorter, shown
 from mcp_chat.message import Message, Usage
 from mcp_chat.record import pinned_in
 from mcp_chat.session import Session
-from mcp_chat.stores.base import Addition, Archive, Kept
+from mcp_chat.stores.base import Archive, Kept
 
 log = structlog.get_logger()
 
 Say = Callable[[str], Awaitable[tuple[str, Usage]]]
 
-LEAST = 8
+LEAST = 4
 """Messages that are worth a request to the model."""
 PAGE = 200
-ROUNDS = 10
+ROUNDS = 3
+"""Requests after one turn: a long conversation that was imported is caught up with over several."""
 LONGEST = 2_000
-"""Characters of one message that are read; how a long text ends rarely matters."""
+"""Characters of one message that are read; how a long text goes on rarely matters."""
+MOST = 60_000
+"""Characters of one request."""
+LONGEST_SUMMARY = 8_000
 
 TASK = """Sum up a conversation between a user and an assistant, so that the assistant can go on with it \
 without having read it. Keep names, numbers, decisions, open questions and what the user prefers. Write at \
@@ -41,25 +45,28 @@ async def sum_up(archive: Archive, user: str, session: Session, budget: Budget, 
         ModelFailed: The model did not answer.
         StoreUnavailable: The archive did not.
     """
-    limits = first_shown(session, budget)
-    summary = _known(session)
+    end = first_shown(session, budget)
+    summary = known_in(session)
     for _ in range(ROUNDS):
         page = await archive.page(user, session.id, limit=PAGE, after=summary.get("place", 0))
-        passed = _until(page, limits)
-        if len(passed) < LEAST:
+        read = fitting(until(page, end), min(MOST, 2 * budget.tokens))
+        if len(read) < LEAST:
             return
-        text, usage = await say(request(summary.get("text", ""), [kept.message for kept in passed], budget))
-        summary = {"text": text, "upto": passed[-1].message.id, "place": passed[-1].place}
-        await archive.change_session(user, session.id, context={"summary": summary})
-        await archive.add(Addition(user=user, session_id=session.id, usage=usage, epoch=epoch))
-        log.info("session.summed_up", user=user, session=session.id, messages=len(passed))
-        if len(passed) < PAGE:
+        text, usage = await say(request(summary.get("text", ""), [kept.message for kept in read]))
+        summary = {
+            "text": shorter(text, LONGEST_SUMMARY),
+            "upto": read[-1].message.id,
+            "place": read[-1].place,
+        }
+        if not await archive.keep_summary(user, session.id, summary, usage, epoch=epoch):
             return
+        log.info("session.summed_up", user=user, session=session.id, messages=len(read))
 
 
-def _known(session: Session) -> dict[str, Any]:
+def known_in(session: Session) -> dict[str, Any]:
+    """Return the summary that a session has, if it is one of ours."""
     match session.context.get("summary"):
-        case {"text": str(text), "upto": str(upto), "place": int(place)}:
+        case {"text": str(text), "upto": str(upto), "place": int(place)} if 0 <= place < 2**63:
             return {"text": text, "upto": upto, "place": place}
     return {}
 
@@ -73,17 +80,33 @@ def first_shown(session: Session, budget: Budget) -> str | None:
     return None
 
 
-def _until(page: list[Kept], end: str | None) -> list[Kept]:
+def until(page: list[Kept], end: str | None) -> list[Kept]:
+    """Return what of a page comes before the message with this id."""
     for place, kept in enumerate(page):
         if kept.message.id == end:
             return page[:place]
     return page
 
 
-def request(before: str, messages: list[Message], budget: Budget) -> str:
+def fitting(page: list[Kept], most: int) -> list[Kept]:
+    """Return the first messages of a page whose lines have so many characters at most; a few in any case."""
+    for place, kept in enumerate(page):
+        most -= len(line(kept.message))
+        if most < 0:
+            return page[: max(LEAST, place)]
+    return page
+
+
+def line(message: Message) -> str:
+    """Return a message as it is read for a summary."""
+    calls = ", ".join(call.name for call in message.tool_calls)
+    said = " ".join(
+        part for part in (shorter(message.content, LONGEST), calls and f"[calls {calls}]") if part
+    )
+    return f"{message.role}: {said}\n"
+
+
+def request(before: str, messages: list[Message]) -> str:
     """Return what the model is asked: the summary so far and the messages that have passed since."""
-    lines = [
-        f"{message.role}: {shorter(message.content, LONGEST)}" for message in messages if message.content
-    ]
     earlier = f"The summary of what came before:\n{before}\n\n" if before else ""
-    return shorter(f"{earlier}The conversation:\n" + "\n".join(lines), 2 * budget.tokens)
+    return f"{earlier}The conversation:\n" + "".join(line(message) for message in messages)

@@ -71,11 +71,14 @@ class Scribe:
 
     async def write(self, message: Message, usage: Usage | None = None) -> None:
         """Add a message; when this returns it is committed. One whose id is there already is not added."""
-        whole = await self.record.add(
-            self.user, self.session_id, [message], usage=usage, backend=self.backend, epoch=self.epoch
-        )
-        if not whole:
-            self.fresh.discard(self.session_id)
+        whole = False  # whatever comes in between: the archive may have it then, and the window not
+        try:
+            whole = await self.record.add(
+                self.user, self.session_id, [message], usage=usage, backend=self.backend, epoch=self.epoch
+            )
+        finally:
+            if not whole:
+                self.fresh.discard(self.session_id)
 
     async def files(self, messages: Sequence[Message]) -> dict[str, Upload]:
         """Return the files that go with the messages, as far as they are kept."""

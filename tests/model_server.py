@@ -52,6 +52,7 @@ class ModelServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.hung_up = 0
+        self.answered = 0
         self.app = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._complete, methods=["POST"]),
@@ -95,6 +96,7 @@ class ModelServer:
                 yield f"data: {json.dumps(piece)}\n\n"
                 await asyncio.sleep(reply.pause)
             yield "data: [DONE]\n\n"
+            self.answered += 1
         except (asyncio.CancelledError, GeneratorExit):
             self.hung_up += 1
             raise

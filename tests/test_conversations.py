@@ -132,6 +132,20 @@ def test_the_tokens_of_a_conversation_add_up(alice: Person, model: ModelServer) 
         assert known[kind] == sum(each[kind] for each in used) > 0
 
 
+def test_the_connected_conversation_is_there_before_anything_was_said(alice: Person) -> None:
+    first = alice.connect()["session_id"]
+    assert alice.get(f"sessions/{first}").json()["connected"] is True
+    assert alice.get(f"sessions/{first}/messages").json()["count"] == 0
+    assert alice.get(f"sessions/{first}/context").json()["messages"] == []
+    assert listed(alice) == []
+    named = alice.http.patch(f"/llmchat/sessions/{first}", json={"name": "Plans"})
+    assert (named.status_code, named.json()["name"]) == (200, "Plans")
+    assert listed(alice) == [first]
+    second = alice.connect()["session_id"]
+    assert alice.http.delete(f"/llmchat/sessions/{second}").status_code == 200
+    assert alice.say("hello")["session_id"] not in (first, second)
+
+
 def test_each_worker_knows_a_new_name_at_once(serve: Callable[..., str], name: str) -> None:
     with Person(serve(), name) as one, Person(serve(), name) as other:
         session_id = one.connect()["session_id"]

@@ -136,6 +136,21 @@ async def contents(manager: ChatHistoryManager, user: str, session_id: str | Non
 # The contract
 
 
+@over_an_archive
+async def test_a_gateways_growing_list_goes_on_where_the_history_ends(place: Place, name: str) -> None:
+    manager = place.manager()
+    assert place.archive
+    kept: list[dict[str, str]] = []
+    for n in range(6):
+        kept.append({"role": "assistant" if n % 2 else "user", "content": f"message {n}"})
+        await manager.save_history(name, kept)
+    assert await contents(manager, name) == [f"message {n}" for n in range(6)]
+    assert len(await place.archive.sessions(user_key(name), limit=10)) == 1
+    await manager.save_history(name, [{"role": "user", "content": "anew"}])
+    assert await contents(manager, name) == ["anew"]
+    assert len(await place.archive.sessions(user_key(name), limit=10)) == 2
+
+
 @everywhere
 async def test_a_user_who_said_nothing_has_no_history(place: Place, name: str) -> None:
     manager = place.manager()
@@ -425,6 +440,7 @@ ANY_ID = st.one_of(
 @given(one=ANY_ID, other=ANY_ID)
 @example(one="a:b", other=user_key("a:b"))
 @example(one="x" * 129, other="x" * 130)
+@example(one="a\n", other="a")
 def test_two_ids_never_share_a_key(one: str, other: str) -> None:
     assert (user_key(one) == user_key(other)) == (one == other)
     assert len(user_key(one)) <= 128
@@ -748,7 +764,7 @@ async def test_values_of_a_window_that_nobody_can_read_are_put_aside_and_the_res
         await client.lpush(key, bad)
     wanted = ["a", *(f"{n}" for n in range(len(BAD)))]
     assert [m.content for m in await manager.record.recent(name, None, epoch=None)] == wanted
-    assert "history.unreadable" in capsys.readouterr().out
+    assert "history.unreadable" in "".join(capsys.readouterr())
     async with Redis.from_url(str(urls.redis)) as raw:
         aside = [value async for value in _list(raw, f"chat:aside:{{{name}}}")]
     assert sorted(aside) == sorted(BAD * 2)
@@ -832,6 +848,25 @@ async def test_a_gateways_history_is_imported_once_by_many_at_once(
         if place.archive:
             assert len(await place.archive.sessions(user, limit=9)) == 1
     assert await all_expire(client, name)
+
+
+@over_valkey
+async def test_a_gateways_history_that_was_read_before_another_has_imported_it_changes_nothing(
+    place: Place, client: Redis, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.set(f"chat_history:{name}", json.dumps(OLD * 16))
+    slow = place.manager()
+    assert slow._gateway is not None
+    read = await slow._gateway.read(name)
+
+    async def late(user_id: str) -> list[Message]:
+        return read
+
+    monkeypatch.setattr(slow._gateway, "read", late)
+    await place.manager().append_message(name, "user", "next")
+    await slow.append_message(name, "user", "and then")
+    wanted = [*(each["content"] for each in OLD * 16), "next", "and then"]
+    assert await contents(place.manager(), name) == wanted
 
 
 @over_valkey

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -89,6 +91,30 @@ def test_a_cancel_in_the_first_moments_of_a_turn_leaves_it_an_end(alice: Person)
             assert chat.result().status_code == 200
             assert alice.get("history/{me}").json()["running"] is None
     assert alice.say("still there?")["stopped"] is False
+
+
+def test_what_was_stopped_while_it_was_written_is_shown_to_the_model(
+    serve: Callable[..., str], name: str, valkey_url: str, tmp_path: Path
+) -> None:
+    with (
+        Person(serve(redis_url=valkey_url), name) as alice,
+        ThreadPoolExecutor() as pool,
+        closing(sqlite3.connect(tmp_path / "chat.db")) as other,
+    ):
+        alice.connect()
+        for text in ("first", "second"):
+            alice.say(text)
+        other.execute("BEGIN IMMEDIATE")  # the message has to wait for its place in the history
+        chat = in_background(pool, alice, "chat", message="my name is Alice")
+        wait_until(lambda: alice.get("history/{me}").json()["running"], "the turn has begun")
+        stopping = in_background(pool, alice, "cancel")
+        wait_until(lambda: threading.active_count() > 1, "it is asked to stop")
+        time.sleep(0.3)  # the command is on its way through the inbox
+        other.execute("ROLLBACK")
+        assert stopping.result().status_code == 200
+        assert chat.result().json()["stopped"] is True
+        assert "my name is Alice" in [message["content"] for message in alice.history()]
+        assert alice.say("who am I?")["response"].startswith("6 messages")
 
 
 def test_the_same_message_id_again_names_the_same_session(alice: Person) -> None:

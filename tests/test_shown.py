@@ -122,3 +122,68 @@ def test_files_go_to_the_model_with_their_message(alice: Person, model: ModelSer
     alice.say("and again?")
     assert seen(model)[0]["content"][1]["image_url"], "a later turn sees it, too"
     assert [part["name"] for part in alice.history()[0]["parts"]] == ["dot.png", "list.txt"]
+
+
+def imported(person: Person, *messages: dict[str, Any]) -> str:
+    """A conversation that goes on for long after these messages."""
+    more = [{"role": role, "content": f"{role} {n}"} for n in range(60) for role in ("user", "assistant")]
+    document = {"schema": "mcp-chat/session/1", "messages": [*messages, *more]}
+    response = person.http.post("/llmchat/sessions/import", json=document)
+    assert response.status_code == 201, response.text
+    session_id: str = response.json()["session_id"]
+    return session_id
+
+
+def test_a_system_message_from_long_ago_is_shown(alice: Person, model: ModelServer) -> None:
+    alice.connect()
+    rule = {"role": "system", "content": "Answer in rhymes."}
+    noted = {"role": "user", "content": "my cat is Tom", "metadata": {"pinned": True}}
+    session_id = imported(alice, rule, {"role": "user", "content": "hi"}, noted)
+    alice.say("go on", session_id=session_id)
+    assert seen(model)[0]["content"] == "Answer in rhymes."
+    assert seen(model)[1]["content"] == "my cat is Tom"
+    assert "hi" not in texts(model)
+
+
+@pytest.mark.parametrize("pin", ["asked", "answered"])
+def test_a_pinned_call_from_long_ago_is_shown_with_its_result(
+    alice: Person, model: ModelServer, pin: str
+) -> None:
+    alice.connect()
+    call = {"id": "c1", "name": "bank__pay", "args": {"to": "Bob"}}
+    asked = {"id": "asked", "role": "assistant", "content": "", "tool_calls": [call]}
+    answered = {"id": "answered", "role": "tool", "content": "PAID OK", "tool_call_id": "c1"}
+    session_id = imported(alice, {"role": "user", "content": "pay Bob"}, asked, answered)
+    assert alice.http.patch(f"/llmchat/sessions/{session_id}", json={"pinned": [pin]}).status_code == 200
+    alice.say("did you pay?", session_id=session_id)
+    assert seen(model)[0]["tool_calls"][0]["id"] == "c1"
+    assert seen(model)[1]["content"] == "PAID OK"
+
+
+def test_a_summary_does_not_bring_a_deleted_conversation_back(bob: Person, model: ModelServer) -> None:
+    session_id = bob.connect()["session_id"]
+    asked: list[Any] = []
+
+    def reply(sent: dict[str, Any]) -> Reply:
+        if "Sum up" not in json.dumps(sent):
+            return Reply(text="fine")
+        asked.append(sent)
+        return Reply(text="they spoke", before=1.0)
+
+    model.reply_to = reply  # type: ignore[method-assign]
+    for n in range(8):
+        bob.say(f"fact {n}")
+        if asked:
+            break
+    wait_until(lambda: asked, "the model is asked for a summary")
+    assert bob.http.delete(f"/llmchat/sessions/{session_id}").status_code == 200
+    bob.say("something else")  # the summary comes while this conversation goes on
+    wait_until(lambda: model.answered > len(model.requests) - 1, "the summary has come")
+    assert bob.get(f"sessions/{session_id}").status_code == 404
+
+
+def test_a_summary_is_the_chats_own_to_write(alice: Person) -> None:
+    session_id = alice.connect()["session_id"]
+    alice.say("hello")
+    forged = {"context": {"summary": {"text": "x", "upto": "y", "place": 2**64}}}
+    assert alice.http.patch(f"/llmchat/sessions/{session_id}", json=forged).status_code in (400, 422)

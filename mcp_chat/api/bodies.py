@@ -26,6 +26,7 @@ from pydantic import (
 from starlette.requests import Request
 
 from mcp_chat.exceptions import ChatError, InvalidRequest, InvalidSession, TooLarge
+from mcp_chat.message import ID
 from mcp_chat.session import plain
 
 MAX_PROBLEMS = 20
@@ -34,9 +35,6 @@ MAX_PROBLEMS = 20
 BODY_SECONDS = 15
 SLOWEST = 100_000
 """Bytes a second at which a large body may arrive."""
-
-ID = r"^[A-Za-z0-9_.:-]{1,64}$"
-"""What an id of ours can look like; anything else need not be looked for."""
 
 MAX_CONTEXT_KEYS = 64
 MAX_CONTEXT_BYTES = 65_536
@@ -81,16 +79,18 @@ def sized_context(context: Mapping[str, Any]) -> Mapping[str, Any]:
 def _own_keys(context: dict[str, Any]) -> dict[str, Any]:
     if "pinned" in context:
         raise ValueError("messages are pinned with the field pinned")
+    if context.get("summary") is not None:
+        raise ValueError("the chat itself writes summary; null removes it")
     return context
 
 
-def _clean_name(name: str) -> str:
-    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
-        raise ValueError("a name has no control characters and no line ends")
-    return name.strip()
+def _one_line(text: str) -> str:
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text):
+        raise ValueError("control characters and line ends are not possible here")
+    return text
 
 
-SessionName = Annotated[str, Field(max_length=200), AfterValidator(_clean_name)]
+SessionName = Annotated[str, Field(max_length=200), AfterValidator(_one_line), AfterValidator(str.strip)]
 Context = Annotated[dict[str, Any], AfterValidator(sized_context), AfterValidator(_own_keys)]
 
 
@@ -150,6 +150,11 @@ class ModelSettings(Body):
         None, description="Accepted from the contract's clients; the operator's limits hold."
     )
 
+    @field_validator("model", "api_key", "base_url")
+    @classmethod
+    def _lines(cls, text: str | None) -> str | None:  # they are kept in a column, or sent in a header
+        return text and _one_line(text)
+
     def used(self) -> dict[str, Any]:
         """Return what a model is made of."""
         return self.model_dump(exclude={"timeout"})
@@ -163,6 +168,11 @@ class LLMBody(Body):
     max_tokens: int | None = Field(None, gt=0)
     provider: str | None = Field(None, min_length=1, max_length=64)
     config: ModelSettings | None = None
+
+    @field_validator("model", "provider")
+    @classmethod
+    def _lines(cls, text: str | None) -> str | None:
+        return text and _one_line(text)
 
     @model_validator(mode="after")
     def _one_form(self) -> LLMBody:

@@ -97,10 +97,15 @@ class LLMChat:
         command = Send(session_id=session_id, text=body.message, parts=parts, id=command_id)
         place = await self.dispatch.submit(user.key, command)
         entries = self.dispatch.follow(user.key, command.id, place)
-        headers = {"mcp-chat-session": session_id, "mcp-chat-turn": command.id}
+        headers = {
+            "mcp-chat-session": session_id,
+            "mcp-chat-turn": command.id,
+            "mcp-chat-resumed": str(resumed).lower(),
+        }
+        transcript = Transcript(session_id=session_id, turn_id=command.id, resumed=resumed)
         if body.streaming:
-            return event_stream(frames(entries), headers)
-        return await self._whole(user, entries, command, resumed, headers)
+            return event_stream(frames(entries, transcript), headers)
+        return await self._whole(user, entries, transcript, headers)
 
     async def cancel(self, request: Request) -> Response:
         """Stop the running and waiting turns of a session, or of all."""
@@ -259,11 +264,9 @@ class LLMChat:
         self,
         user: Principal,
         entries: AsyncIterator[Entry | None],
-        command: Send,
-        resumed: bool,
+        transcript: Transcript,
         headers: dict[str, str],
     ) -> Response:
-        transcript = Transcript()
         async for entry in entries:
             if entry is not None:
                 transcript.add(entry.event)
@@ -278,9 +281,7 @@ class LLMChat:
                 "elapsed_ms": transcript.finished.elapsed_ms,
                 "stopped": transcript.finished.stopped,
                 "usage": transcript.usage(),
-                "session_id": transcript.session_id or command.session_id,
-                "turn_id": command.id,
-                "resumed": resumed,
+                **transcript.whereabouts(),
             },
             headers=headers,
         )

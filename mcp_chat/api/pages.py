@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 import orjson
 from starlette.requests import Request
 
-from mcp_chat.api.bodies import ID
 from mcp_chat.exceptions import InvalidRequest
+from mcp_chat.message import ID
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Kept, Recency
 

@@ -47,7 +47,7 @@ from mcp_chat.identity import Principal
 from mcp_chat.message import MESSAGE, Message, Part, Usage, new_id, now, title
 from mcp_chat.record import Record
 from mcp_chat.session import Session
-from mcp_chat.stores.base import Archive, Found, Kept, Recency
+from mcp_chat.stores.base import Addition, Archive, Found, Kept, Recency
 from mcp_chat.transfer import filename, markdown
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class Sessions:
         """Begin a conversation, in which nothing was said yet."""
         user, body, archive = await self._read(request, NewSessionBody)
         config = await self.configs.get(user.key)
-        backend = f"{config.model.provider}:{config.model.model}" if config else ""
-        session = replace(Session.new(backend, name=body.name), context=body.context)
+        session = Session.new(config.backend if config else "", name=body.name)
+        session = replace(session, context=body.context)
         await archive.import_session(user.key, session)
         return JSONResponse(_shown(session, None), 201)
 
@@ -130,6 +130,8 @@ class Sessions:
         if body.pinned is not None:
             changes["pinned"] = await _pins(archive, user, session, body.pinned)
         _check_context({**session.context, **changes})
+        if await self._unbegun(user, session.id):  # from now on there is something to keep
+            await archive.add(Addition(user=user.key, session_id=session.id, backend=session.llm_backend))
         changed = await archive.change_session(user.key, session.id, name=body.name, context=changes)
         if changed is None:
             raise NotFound(MISSING)
@@ -163,9 +165,8 @@ class Sessions:
     async def context(self, request: Request) -> Response:
         """Show what of a conversation the model would see now."""
         user, archive = self._user(request)
-        session = await self.record.session(user.key, _session_id(request))
-        if session is None:
-            raise NotFound(MISSING)
+        known = await self._session(archive, user, request)
+        session = await self.record.session(user.key, known.id) or known
         context = shown(session, self.budget)
         said = await archive.count(user.key, session.id)
         budget = {
@@ -225,10 +226,18 @@ class Sessions:
         return require_user(request, self.identity, body.user_id), body, archive_of(self.archive)
 
     async def _session(self, archive: Archive, user: Principal, request: Request) -> Session:
-        session = await archive.session(user.key, _session_id(request))
+        session_id = _session_id(request)
+        session = await archive.session(user.key, session_id) or await self._unbegun(user, session_id)
         if session is None:
             raise NotFound(MISSING)
         return session
+
+    async def _unbegun(self, user: Principal, session_id: str) -> Session | None:
+        """The connected conversation is there before anything was said in it."""
+        config = await self.configs.get(user.key)
+        if config is None or config.session_id != session_id:
+            return None
+        return Session(id=session_id, llm_backend=config.backend)
 
     async def _connected(self, user: Principal) -> str | None:
         config = await self.configs.get(user.key)

@@ -30,9 +30,16 @@ HEARTBEAT_EVERY = 15.0
 
 @dataclass(slots=True)
 class Transcript:
-    """What a turn's events add up to."""
+    """What a turn's events add up to.
 
-    session_id: str = ""
+    Attributes:
+        session_id: Where it was to be; a turn that was sent again is where it was.
+        resumed: Whether that is the session that was asked for.
+    """
+
+    session_id: str
+    turn_id: str
+    resumed: bool
     text: str = ""
     broken: bool = False
     tools: list[str] = field(default_factory=list)
@@ -71,6 +78,10 @@ class Transcript:
         usage = self.finished.usage
         return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
 
+    def whereabouts(self) -> dict[str, Any]:
+        """Return which turn this is, and of which session."""
+        return {"session_id": self.session_id, "turn_id": self.turn_id, "resumed": self.resumed}
+
     def final(self) -> dict[str, Any]:
         """Return the data of the `final` frame."""
         return {
@@ -80,6 +91,7 @@ class Transcript:
             "elapsed_ms": self.finished.elapsed_ms,
             "stopped": self.finished.stopped,
             "usage": self.usage(),
+            **self.whereabouts(),
         }
 
 
@@ -111,9 +123,8 @@ def _tool(kind: str, call_id: str, name: str, **more: Any) -> dict[str, Any]:
     return {"type": kind, "id": call_id, "tool": name, **more}
 
 
-async def frames(entries: AsyncIterator[Entry | None]) -> AsyncIterator[str]:
+async def frames(entries: AsyncIterator[Entry | None], transcript: Transcript) -> AsyncIterator[str]:
     """Yield a turn as frames, with a heartbeat when nothing happens; the end is `final` or `error`."""
-    transcript = Transcript()
     last = time.monotonic()
     try:
         async for entry in entries:

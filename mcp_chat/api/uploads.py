@@ -12,10 +12,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mcp_chat.api.bodies import ID, UnsupportedBody, media_type, patience_for, read_bytes
+from mcp_chat.api.bodies import UnsupportedBody, media_type, patience_for, read_bytes
 from mcp_chat.api.identity import Identity, require_user
 from mcp_chat.exceptions import InvalidRequest, NoArchive, NotFound, TooLarge
-from mcp_chat.message import Part
+from mcp_chat.message import ID, Part
 from mcp_chat.stores.base import Archive
 from mcp_chat.upload import Upload
 

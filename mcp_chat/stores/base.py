@@ -307,6 +307,13 @@ class Archive(Configs, Protocol):
         """Return how many messages a session has."""
         ...
 
+    async def standing(self, user: str, session_id: str, ids: Sequence[str]) -> list[Kept]:
+        """Return what a model is always shown: the system's messages, the pinned, and those with these ids.
+
+        The first ones of them, if there are more than a model could be shown.
+        """
+        ...
+
     async def pick(self, user: str, session_id: str, ids: Sequence[str]) -> list[Message]:
         """Return the messages with these ids, in order."""
         ...
@@ -332,6 +339,16 @@ class Archive(Configs, Protocol):
         self, user: str, session_id: str, *, name: str | None = None, context: Mapping[str, Any] | None = None
     ) -> Session | None:
         """Set what is given; keys of a context are set one by one, and removed with None."""
+        ...
+
+    async def keep_summary(
+        self, user: str, session_id: str, summary: Mapping[str, Any], usage: Usage, *, epoch: int
+    ) -> bool:
+        """Set a session's summary and add what it cost; False if there is no such session any more.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
         ...
 
     async def import_session(self, user: str, session: Session) -> None:

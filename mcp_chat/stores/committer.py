@@ -38,7 +38,7 @@ class Committer:
         self._closed = False
 
     async def add(self, addition: Addition) -> None:
-        """Return when the addition is committed. Whoever is cancelled meanwhile leaves it on its way.
+        """Return when the addition is committed; whoever is cancelled meanwhile leaves it on its way.
 
         Raises:
             Fenced: A higher epoch owns the user.
@@ -74,6 +74,8 @@ class Committer:
         try:
             await self._together(batch)
         except ChatError as error:
+            if isinstance(error.__cause__, TimeoutError):  # who waits behind would only wait longer
+                batch, self._waiting = [*batch, *self._waiting], []
             tell(batch, error)
         except Exception:
             log.exception("archive.crashed")

@@ -66,6 +66,7 @@ def message_rows(addition: Addition) -> list[dict[str, Any]]:
             "id": message.id,
             "body": MESSAGE.dump_json(message).decode(),
             "text": index(message.content),
+            "standing": message.role == "system" or message.metadata.get("pinned") is True,
         }
         for message in addition.messages
     ]

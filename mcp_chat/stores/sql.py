@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge
-from mcp_chat.message import Message, Part, new_id
+from mcp_chat.message import Message, Part, Usage, new_id
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
 from mcp_chat.stores.committer import Committer
@@ -41,6 +41,7 @@ T = TypeVar("T")
 PING = 2.0
 PATIENCE = 10.0
 """Seconds that one access may take."""
+STANDING = 200
 UNUSED = timedelta(days=1)
 """How long a file is kept that no message has."""
 
@@ -215,6 +216,13 @@ class SQLArchive:
         statement = select(func.count()).select_from(chat_message).where(*_of(chat_message, user, session_id))
         return int((await self._read(statement))[0][0])
 
+    async def standing(self, user: str, session_id: str, ids: Sequence[str]) -> list[Kept]:
+        of = chat_message.c
+        wanted = of.standing.is_(True) | of.id.in_(list(filter(_is_id, ids)))
+        statement = select(of.seq, of.body).where(*_of(chat_message, user, session_id), wanted)
+        rows = await self._read(statement.order_by(of.seq).limit(STANDING))
+        return [Kept(place=row.seq, message=message) for row in rows if (message := message_of(row))]
+
     async def pick(self, user: str, session_id: str, ids: Sequence[str]) -> list[Message]:
         statement = (
             select(chat_message.c.seq, chat_message.c.body)
@@ -293,6 +301,26 @@ class SQLArchive:
             return session
 
         return await self._write(change)
+
+    async def keep_summary(
+        self, user: str, session_id: str, summary: Mapping[str, Any], usage: Usage, *, epoch: int
+    ) -> bool:
+        async def keep(connection: AsyncConnection) -> bool:
+            await self._hold(connection, user, epoch)
+            statement = select(chat_session).where(*_named(user, session_id)).with_for_update()
+            row = (await connection.execute(statement)).first()
+            if row is None:
+                return False
+            session = changed(session_of(row), None, {"summary": dict(summary)}).update_token_usage(usage)
+            values = {
+                "context": json_text(session.context),
+                "input_tokens": session.token_usage.input_tokens,
+                "output_tokens": session.token_usage.output_tokens,
+            }
+            await connection.execute(update(chat_session).where(*_named(user, session_id)).values(**values))
+            return True
+
+        return await self._write(keep)
 
     async def import_session(self, user: str, session: Session) -> None:
         addition = Addition(user=user, session_id=session.id, messages=session.messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     ForeignKeyConstraint,
@@ -52,8 +53,10 @@ chat_message = Table(
     Column("id", String(64), nullable=False),
     Column("body", Text, nullable=False),
     Column("text", Text, nullable=False),
+    Column("standing", Boolean, nullable=False),
     Index("chat_message_id", "user_key", "session_id", "id", unique=True),
     Index("chat_message_order", "user_key", "session_id", "seq"),
+    Index("chat_message_standing", "user_key", "session_id", "standing", "seq"),
 )
 
 chat_upload = Table(

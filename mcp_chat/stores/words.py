@@ -9,7 +9,7 @@ LONGEST = 64
 FOUND_IN = 200_000
 """Characters of one message whose words can be found: a message may be a whole file."""
 INDEXED = 400_000
-"""Bytes of them: PostgreSQL indexes a mebibyte, and keeps more than the words."""
+"""Bytes of them: PostgreSQL's index has room for a mebibyte of a message; it does not say when it is full."""
 
 _SPLIT = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # scripts without spaces: each sign
@@ -34,13 +34,13 @@ def index(text: str) -> str:
 
 
 def excerpt(text: str, wanted: list[str], *, around: int = 80) -> str:
-    """Return the part of a text in which the first of the words that are wanted begins a word."""
-    place = min((found.start() for word in wanted if (found := _begins(text, word))), default=0)
+    """Return the part of a text in which the first of the words that are wanted begins a word.
+
+    Accents aside: the text is shown as it was written, so it is searched as it was written.
+    """
+    begins = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, wanted))})", re.IGNORECASE)
+    found = begins.search(text, 0, FOUND_IN)
+    place = found.start() if found else 0
     start, end = max(0, place - around), min(len(text), place + 2 * around)
     part = " ".join(text[start:end].split())
     return ("… " if start else "") + part + (" …" if end < len(text) else "")
-
-
-def _begins(text: str, word: str) -> re.Match[str] | None:
-    """Accents aside: the text is shown as it was written, so it is searched as it was written."""
-    return re.search(rf"(?<![^\W_]){re.escape(word)}", text, re.IGNORECASE)

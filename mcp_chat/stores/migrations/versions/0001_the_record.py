@@ -60,9 +60,11 @@ def upgrade() -> None:
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("text", sa.Text, nullable=False),
+        sa.Column("standing", sa.Boolean, nullable=False),
     )
     op.create_index("chat_message_id", "chat_message", ["user_key", "session_id", "id"], unique=True)
     op.create_index("chat_message_order", "chat_message", ["user_key", "session_id", "seq"])
+    op.create_index("chat_message_standing", "chat_message", ["user_key", "session_id", "standing", "seq"])
     op.create_table(
         "chat_upload",
         sa.Column("user_key", sa.String(128), primary_key=True),
