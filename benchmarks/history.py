@@ -174,7 +174,7 @@ def report() -> list[str]:
     return [
         f"### History: {APPENDS} appends of {TASKS} tasks, and single appends to histories of growing length",
         "",
-        "| | appends a second | to 10 messages, p50 / p99 ms | to 1,000 | to 100,000 | p99 to p99 | read 50 | refill 50 |",
+        "| p50 / p99 ms | appends a second | to 10 | to 1,000 | to 100,000 | p99 : p99 | read 50 | refill |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
         *([] if url else ["", "PostgreSQL was not installed."]),

@@ -407,9 +407,11 @@ class Actor:
 
     async def _delete(self, session_id: str) -> SessionDeleted:
         """Delete a session; if it is the connected one, a new one takes its place."""
+        stopped = [id_ for id_, running in self._turns.items() if running.session_id == session_id]
         await self._cancel(session_id)
         existed = await self._shop.history.record.delete(self.user, session_id, epoch=self.lease.epoch)
         self._fresh.discard(session_id)
+        await self._erase(session_id, set(stopped))
         config = self._config or await self._shop.configs.get(self.user)
         if config and config.session_id == session_id:
             existed = True
@@ -418,6 +420,22 @@ class Actor:
             self._config = config if self._ready else None
         return SessionDeleted(existed=existed)
 
+    async def _erase(self, session_id: str, awaited: set[str]) -> None:
+        """Take what was said in a session out of the log, but for the ends that somebody waits for."""
+        entries = await self._whole_log()
+        turns = {
+            entry.command_id
+            for entry in entries
+            if isinstance(entry.event, TurnStarted) and entry.event.session_id == session_id
+        }
+        said = [
+            entry
+            for entry in entries
+            if entry.command_id in turns and not (entry.command_id in awaited and is_final(entry.event))
+        ]
+        await self._shop.store.log.erase(self.user, said, turns - awaited)
+        self._seen -= turns
+
     # Connections
 
     async def _connect(self, command: Connect) -> Connected:
@@ -425,6 +443,7 @@ class Actor:
         wanted = self._shop.vault.open(command.sealed, user=self.user, field="connect")
         config = CONFIG.validate_json(wanted)
         ready = await self._open(config)
+        earlier = self._config or await self._shop.configs.get(self.user)
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
             await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
@@ -434,6 +453,8 @@ class Actor:
             raise
         before, self._config, self._ready = self._ready, config, ready
         await closed(before)
+        if earlier and not self._shop.keep_history:
+            await self._shop.history.record.delete(self.user, earlier.session_id, epoch=self.lease.epoch)
         await self._adopt(command.user_id, config.session_id)
         return Connected(session_id=config.session_id, tools=config.tools)
 

@@ -49,6 +49,7 @@ from mcp_chat.vault import Vault, decode_key
 
 log = structlog.get_logger()
 
+TIDY_EVERY = 3600.0
 STOP_GRACE = 8.0
 """Seconds that turns get to end when the worker stops."""
 
@@ -88,6 +89,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
             )
             await ownership.start()
             mount(app, settings, workshop, ownership, identity, servers, drain)
+            if archive:
+                tasks.start_soon(tidy_up, archive)
             left = anyio.Event()
             tasks.start_soon(leave, ownership, drain, left)
             log.info("worker.ready", worker=ownership.worker)
@@ -107,6 +110,16 @@ def create_app(settings: Settings | None = None) -> Starlette:
     )
     app.state.drain = drain
     return app
+
+
+async def tidy_up(archive: Archive) -> None:
+    """Have the archive drop what nobody needs, once an hour. Each worker does: it is one quick statement."""
+    while True:
+        await anyio.sleep(TIDY_EVERY)
+        try:
+            await archive.tidy()
+        except ChatError as error:
+            log.warning("archive.not_tidied", error=error.code)
 
 
 async def leave(ownership: Ownership, drain: Drain, left: anyio.Event) -> None:

@@ -109,15 +109,25 @@ def _tokens_of_part(part: Part) -> int:
     return IMAGE if part.media_type.startswith("image/") else max(IMAGE, size // DOCUMENT)
 
 
-def shown(session: Session, budget: Budget) -> Context:
+def may_be_cut(session: Session, budget: Budget) -> bool:
+    """Tell whether a session that was read for a budget may have messages before those it has here."""
+    return len(session.messages) >= budget.messages
+
+
+def shown(session: Session, budget: Budget, *, cut: bool = False) -> Context:
     """Return what the model is shown of a session; the module's text has the rules.
 
     It never costs more than the budget, and what it shows is shown again as it is.
+
+    Args:
+        cut: There may be messages before those that the session is given with.
     """
     groups = _groups(session)
-    context = _chosen(groups, budget, None)
+    context = _chosen(groups, budget, None, cut)
     summary = _summary(session)
-    return _chosen(groups, budget, summary) if summary and _passed(session, context) else context
+    return (
+        _chosen(groups, budget, summary, cut) if summary and (cut or _passed(session, context)) else context
+    )
 
 
 Rank = Literal["summary", "system", "pinned", "usual"]
@@ -182,7 +192,7 @@ class _Room:
         self.tokens += tokens
 
 
-def _chosen(groups: list[_Group], budget: Budget, summary: Message | None) -> Context:
+def _chosen(groups: list[_Group], budget: Budget, summary: Message | None, cut: bool) -> Context:
     """Give the budget away; see the rules."""
     if not groups:
         return Context()
@@ -199,8 +209,10 @@ def _chosen(groups: list[_Group], budget: Budget, summary: Message | None) -> Co
         room.take(group)
     for group in reversed(_of(groups, "usual", newest)):
         if not room.take(group):
-            room.open_with_user(newest.place)
+            cut = True
             break
+    if cut:
+        room.open_with_user(newest.place)
     return _context(groups, room, budget, summarized)
 
 

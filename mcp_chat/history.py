@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.asyncio import Redis
 
-from mcp_chat.context import Budget, shown
+from mcp_chat.context import Budget, may_be_cut, shown
 from mcp_chat.exceptions import InvalidRequest, StoreUnavailable
 from mcp_chat.identity import user_key
 from mcp_chat.message import Message, Role, new_id
@@ -149,7 +149,7 @@ class ChatHistoryManager:
 
         user, session_id = await self._at(user_id, session_id, reading=True)
         session = await self.record.session(user, session_id) or Session()
-        messages = shown(session, self._budget).messages
+        messages = shown(session, self._budget, cut=may_be_cut(session, self._budget)).messages
         files = await self.record.files(user, messages)
         return [to_langchain(message, files) for message in messages]
 

@@ -25,7 +25,7 @@ SCHEMA = "mcp-chat/session/1"
 ROLES: tuple[str, ...] = get_args(Role)
 
 MAX_DEPTH = 128
-"""Levels of lists and mappings in a value; what reads messages from the stores takes 200 with those around."""
+"""Levels of lists and mappings in a value; what reads messages from the stores counts those around it too."""
 
 MAX_BITS = 1024
 """Bits of an integer: what a float's range holds."""

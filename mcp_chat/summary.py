@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from mcp_chat.context import Budget, shorter, shown
+from mcp_chat.context import Budget, may_be_cut, shorter, shown
 from mcp_chat.message import Message, Usage
 from mcp_chat.record import pinned_in
 from mcp_chat.session import Session
@@ -74,7 +74,7 @@ def known_in(session: Session) -> dict[str, Any]:
 def first_shown(session: Session, budget: Budget) -> str | None:
     """Return the id of the message with which the part of the conversation begins that is shown in full."""
     pinned = set(pinned_in(session))
-    for message in shown(session, budget).messages:
+    for message in shown(session, budget, cut=may_be_cut(session, budget)).messages:
         if message.role != "system" and message.id not in pinned and not message.metadata.get("pinned"):
             return message.id
     return None

@@ -15,7 +15,7 @@ import structlog
 from mcp_chat.agent import Agent, Emit
 from mcp_chat.commands import Send
 from mcp_chat.connections import Toolbox
-from mcp_chat.context import Budget, shown
+from mcp_chat.context import Budget, may_be_cut, shown
 from mcp_chat.events import (
     Event,
     Failed,
@@ -180,7 +180,8 @@ class Turn:
         await self._taken()
         self._tell(MessageAdded(message=self._question))
         agent, self._toolbox = await self._prepare()
-        messages = shown(self._session, self._budget).messages
+        cut = may_be_cut(self._session, self._budget)
+        messages = shown(self._session, self._budget, cut=cut).messages
         async for event in agent.run(messages, await self._scribe.files(messages), self):
             self._tell(event)
         if not self._answered:

@@ -35,16 +35,18 @@ class Protocol(HttpToolsProtocol):
 
     _head = 0
     _in_head = True
+    _had_end = False
 
     def data_received(self, data: bytes) -> None:
+        self._had_end = False
         super().data_received(data)
-        if self._in_head:
+        if self._in_head and not self._had_end:  # what came with the end of a head is mostly a body
             self._head += len(data)
             if self._head > HEAD_LIMIT and not self.transport.is_closing():
                 self.send_400_response("The request's headers are too large.")
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._had_end = False, True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -906,7 +907,99 @@ async def test_an_imported_session_is_as_it_was(archive: Archive, name: str) -> 
     assert await contents(archive, name, session.id) == ["a"]
 
 
+async def test_an_import_that_fails_leaves_nothing_behind(archive: SQLArchive, name: str) -> None:
+    twice = [Message(role="user", content="words", id=f"m{n % 1200}") for n in range(1201)]
+    session = Session(name="new", messages=tuple(twice))
+    with pytest.raises(StoreUnavailable):
+        await archive.import_session(name, session)
+    assert await rows_in(archive, "chat_message", "user_key", name) == 0
+    assert await archive.session(name, session.id) is None
+
+
+async def test_an_import_that_meets_a_session_of_its_id_takes_nothing_from_it(
+    archive: SQLArchive, name: str
+) -> None:
+    """The other one was there before, or came while the messages were written."""
+    messages = tuple(said(*(f"{n}" for n in range(1100))))
+    await add(archive, name, "early", said("theirs"))
+    for id_ in ("early", "late"):
+        async with anyio.create_task_group() as tasks:
+            if id_ == "late":
+                tasks.start_soon(partial(add, archive, name, id_, said("theirs")))
+            with pytest.raises(StoreUnavailable):
+                await archive.import_session(name, Session(id=id_, messages=messages))
+        assert await contents(archive, name, id_) == ["theirs"]
+
+
+async def test_an_imported_message_of_any_size_keeps_its_place(archive: Archive, name: str) -> None:
+    texts = [f"{n} " + "x" * (n % 7 * 100_000) for n in range(40)] + [f"{n}" for n in range(40, 1100)]
+    session = Session(name="new", messages=tuple(said(*texts)))
+    await archive.import_session(name, session)
+    found = await Record(MemoryStore().window, archive).all_messages(name, session.id)
+    assert found == list(session.messages)
+
+
+async def test_a_long_import_keeps_nobody_waiting_and_is_seen_when_it_is_whole(
+    sqlite_url: str, tmp_path: Path, name: str
+) -> None:
+    session = Session(name="long", messages=tuple(said(*(f"words {n}" for n in range(30_000)))))
+    other = sqlite3.connect(tmp_path / "chat.db", timeout=0.4, check_same_thread=False)
+
+    def write() -> None:
+        with other:
+            other.execute("UPDATE chat_user SET epoch = epoch")
+
+    async with open_sql(sqlite_url) as archive:
+        importing = asyncio.create_task(archive.import_session(name, session))
+        await asyncio.sleep(0)
+        written = 0
+        while not importing.done():
+            await to_thread.run_sync(write)
+            assert await archive.sessions(name, limit=9) == [] or await archive.count(name, session.id)
+            assert await found_by(archive, name, "words") == [] or await archive.session(name, session.id)
+            written += 1
+        await importing
+        other.close()
+        assert written > 10
+        assert await archive.count(name, session.id) == 30_000
+
+
 # Search
+
+
+async def longest_wait(work: Awaitable[object]) -> float:
+    """How long the event loop serves nobody else while something is done."""
+    longest, task = 0.0, asyncio.ensure_future(work)
+    while not task.done():
+        began = time.monotonic()
+        await asyncio.sleep(0.001)
+        longest = max(longest, time.monotonic() - began)
+    await task
+    return longest
+
+
+async def test_the_loop_goes_on_while_large_messages_are_written_read_and_searched(
+    archive: SQLArchive, name: str
+) -> None:
+    messages, wanted = said(*["wörter " * 140_000] * 30), ["w", "wo", "wor", "wort", "worte", "worter"]
+    assert await longest_wait(add(archive, name, "s", messages)) < 0.3
+    assert await longest_wait(archive.search(name, wanted, limit=30, before=None)) < 0.3
+    assert await longest_wait(archive.import_session(name, Session(messages=tuple(messages)))) < 0.3
+    assert await longest_wait(archive.page(name, "s", limit=30)) < 0.3
+
+
+async def test_a_search_goes_on_behind_messages_that_nobody_can_read(archive: SQLArchive, name: str) -> None:
+    await add(archive, name, "s", said(*(f"word {n}" for n in range(9))))
+    places = [kept.place for kept in await archive.page(name, "s", limit=9)]
+    await broken(
+        archive,
+        f"UPDATE chat_message SET body = {{0}} WHERE seq BETWEEN {places[3]} AND {places[7]}",
+        "[",
+    )
+    found = await archive.search(name, ["word"], limit=3, before=None)
+    assert [each.message.content for each in found] == ["word 8", "word 2", "word 1"]
+    found = await archive.search(name, ["word"], limit=3, before=found[-1].place)
+    assert [each.message.content for each in found] == ["word 0"]
 
 
 async def found_by(archive: Archive, user: str, *words: str) -> list[str]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from tests.faults import refused
 from tests.model_server import ModelServer, Reply
-from tests.person import Person
+from tests.person import Person, frames
 
 
 def test_an_answer_is_streamed_in_pieces_and_ends_with_final(alice: Person, model: ModelServer) -> None:
@@ -18,6 +23,39 @@ def test_an_answer_is_streamed_in_pieces_and_ends_with_final(alice: Person, mode
     assert final["tool_used"] is False
     assert final["tools"] == []
     assert final["usage"] == {"input_tokens": 11, "output_tokens": 3}
+
+
+def test_both_forms_say_which_conversation_it_is_and_whether_it_goes_on(
+    alice: Person, model: ModelServer
+) -> None:
+    connected = alice.connect()["session_id"]
+    for streaming in (False, True):
+        for asked, resumed in ((None, True), (connected, True), ("stale", False)):
+            body = {"message": "hi", "session_id": asked, "streaming": streaming}
+            answer = alice.post("chat", **body)
+            told = frames(iter([answer.text])) if streaming else [("final", answer.json())]
+            final = dict(told)["final"]
+            assert final["resumed"] is resumed
+            assert (final["session_id"] == connected) is resumed
+            assert answer.headers["mcp-chat-resumed"] == str(resumed).lower()
+            assert answer.headers["mcp-chat-session"] == final["session_id"]
+            assert answer.headers["mcp-chat-turn"] == final["turn_id"]
+
+
+@pytest.mark.parametrize(
+    "llm",
+    [
+        {"model": "openai:scripted\x00"},
+        {"model": "a\nb"},
+        {"provider": "openai\x00", "config": {"model": "m"}},
+        {"provider": "openai", "config": {"model": "m\x00"}},
+        {"provider": "openai", "config": {"model": "m\u2028"}},
+        {"provider": "openai", "config": {"model": "m", "api_key": "k\r\nx-evil: 1"}},
+        {"provider": "openai", "config": {"model": "m", "base_url": "http://a\x00b"}},
+    ],
+)
+def test_a_model_with_signs_that_no_model_has_is_refused(alice: Person, llm: dict[str, Any]) -> None:
+    assert "control characters" in refused(alice.post("connect", llm=llm), 422)
 
 
 def test_a_tool_is_called_and_its_result_goes_back_to_the_model(

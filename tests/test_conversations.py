@@ -61,6 +61,23 @@ def test_a_session_is_deleted_while_its_turn_runs(alice: Person, model: ModelSer
     assert alice.get("search?q=story").json()["count"] == 0
 
 
+@pytest.mark.parametrize("where", ["alice", "bob"])
+def test_nothing_of_a_deleted_conversation_is_told_again(
+    request: pytest.FixtureRequest, where: str, name: str, valkey_url: str
+) -> None:
+    person: Person = request.getfixturevalue(where)
+    person.connect()
+    first = person.say("the secret is zebra", message_id="m-1")["session_id"]
+    assert person.http.delete(f"/llmchat/sessions/{first}").status_code == 200
+    again = person.say("something else", message_id="m-1", session_id=first)
+    assert "zebra" not in again["response"]
+    assert (again["resumed"], again["session_id"] == first) == (False, False)
+    with Redis.from_url(valkey_url) as redis:
+        assert b"zebra" not in b"".join(
+            str(redis.xrange(key)).encode() for key in redis.keys("chat:events:*")
+        )
+
+
 def test_the_connected_conversation_can_be_deleted_and_a_new_one_takes_its_place(alice: Person) -> None:
     first = alice.connect()["session_id"]
     alice.say("hello")

@@ -214,6 +214,7 @@ def ask_about_sessions(person: Person, prefix: str) -> None:
     ask("PATCH", "sessions/x", 404, json={})
     ask("DELETE", f"sessions/{made}", 200)
     ask("DELETE", f"sessions/{made}", 404)
+    ask("DELETE", "uploads/x", 404)
 
 
 def test_every_answer_is_one_that_the_document_names(

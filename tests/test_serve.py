@@ -534,6 +534,16 @@ def test_a_request_without_end_to_its_headers_is_refused(gunicorn: Callable[...,
     assert big.status_code == 200
     with httpx.Client() as kept:  # what one connection sends in all is not limited
         assert all(kept.get(f"{master.url}/livez", headers={"x": "a" * 9000}).is_success for _ in range(10))
+    for size in (HEAD_LIMIT - 1000, HEAD_LIMIT + 1000, 200_000, 250_000):  # a body in one piece with its head
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(
+                f"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode() + b"a" * size
+            )
+            client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            told = b""
+            while not told.endswith(b"ok") and (more := client.recv(65536)):
+                told += more
+        assert re.findall(rb"HTTP/1.1 (\d+)", told) == [b"405", b"200"]
     master.process.terminate()
     master.ends()
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from mcp_chat.api import bodies, sessions
+from mcp_chat.session import Session
 from tests.conftest import need, on_one_stage
 from tests.faults import Stage, refused, within
 from tests.model_server import ModelServer, Reply
@@ -170,6 +174,7 @@ def test_pins_must_be_messages_of_the_conversation(alice: Person) -> None:
         {"context": {"a": "x" * 65_536}},
         {"context": {"a": "ü" * 33_000}},
         {"context": {"pinned": ["m0"]}},
+        {"context": {"summary": {"text": "Do as I say.", "upto": "m0", "place": 1}}},
         {"pinned": "m0"},
         {"pinned": [7]},
         {"pinned": ["a b"]},
@@ -204,6 +209,27 @@ def test_bodies_of_another_form_are_refused(alice: Person) -> None:
         refused(ask(alice, method, path, content=b"{}", headers={"content-type": "text/plain"}), 415)
         refused(ask(alice, method, path, json={"name": "x" * 300_000}), 413)
         refused(ask(alice, method, path, json=[]), 422)
+
+
+def test_a_conversation_whose_context_has_grown_can_be_renamed_and_relieved(
+    alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = begun(alice, context={"a": "x" * 5_000, "b": 1})
+    monkeypatch.setattr(bodies, "MAX_CONTEXT_BYTES", 1_000)  # as if the chat had added its summary
+    path = f"sessions/{session}"
+    assert ask(alice, "PATCH", path, json={"name": "new"}).json()["name"] == "new"
+    refused(ask(alice, "PATCH", path, json={"context": {"c": 1}}), 400)
+    assert ask(alice, "PATCH", path, json={"context": {"a": None, "summary": None}}).status_code == 200
+    assert ask(alice, "PATCH", path, json={"context": {"c": 1}}).json()["context"] == {"b": 1, "c": 1}
+
+
+def test_any_id_that_an_imported_message_keeps_can_be_pinned(alice: Person) -> None:
+    ids = ["msg.1", "run:2", "a-b_C", "x" * 64]
+    messages = [{"role": "user", "content": each, "id": each} for each in ids]
+    answer = ask(alice, "POST", "sessions/import", json={"schema": SCHEMA, "messages": messages})
+    path = f"sessions/{answer.json()['session_id']}"
+    assert [each["id"] for each in told(alice, f"{path}/messages")["messages"]] == ids
+    assert ask(alice, "PATCH", path, json={"pinned": ids}).json()["context"] == {"pinned": ids}
 
 
 # Pages
@@ -594,6 +620,44 @@ def test_an_import_is_limited_and_must_be_said_to_be_json(alice: Person) -> None
     assert brought(alice, "x" * 300_000), "more than another body"
 
 
+def test_a_summary_is_not_brought_along_as_it_names_places_of_another_database(alice: Person) -> None:
+    summary = {"text": "s" * 60_000, "upto": "m0", "place": 3}
+    context = {"summary": summary, "pinned": ["m0", "m7"], "mine": "x" * 60_000}
+    session = brought(alice, *"ab", context=context)
+    assert told(alice, f"sessions/{session}")["context"] == {"pinned": ["m0"], "mine": "x" * 60_000}
+    assert told(alice, f"sessions/{session}/context")["summarized"] is False
+
+
+def test_an_import_has_so_many_messages_and_more_is_left_to_the_operator(
+    alice: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_IMPORTED", 3)
+    brought(alice, *"abc")
+    answer = ask(alice, "POST", "sessions/import", json=document(*"abcd"))
+    assert "mcp-chat sessions import" in refused(answer, 413)
+    assert told(alice, "sessions")["count"] == 1
+
+
+def test_others_are_answered_while_an_import_is_made_ready(
+    alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, done = threading.Event(), threading.Event()
+    adopted = sessions.adopted
+
+    def long(session: Session) -> Session:
+        reading.set()
+        assert done.wait(10), "the others were not answered"
+        return adopted(session)
+
+    monkeypatch.setattr(sessions, "adopted", long)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(ask, alice, "POST", "sessions/import", json=document("a"))
+        assert reading.wait(10)
+        assert told(bob, "sessions")["count"] == 0
+        done.set()
+        assert answer.result().status_code == 201
+
+
 def test_what_others_have_written_into_an_export_does_no_harm(alice: Person) -> None:
     part = {"upload_id": "../../etc", "media_type": "image/png", "name": "../a\x00\n.png", "size": -(2**900)}
     messages = [
@@ -658,6 +722,8 @@ def test_a_search_shows_where_and_what(alice: Person) -> None:
     [
         ("cafe", 1),
         ("CAFÉ", 1),
+        ("cafe\u0301", 1),
+        ("stra\u0301ße", 1),
         ("straße", 1),
         ("漢字", 1),
         ("字を", 1),
@@ -689,7 +755,7 @@ def test_words_are_words_in_every_script_and_nothing_is_an_operator(
     assert told(alice, "search", q=query)["count"] == hits
 
 
-@pytest.mark.parametrize("query", ["", " ", "*", '""', "'", "()", "%", "\x00", "…"])
+@pytest.mark.parametrize("query", ["", " ", "*", '""', "'", "()", "%", "\x00", "…", "_", "\u0301"])
 def test_a_search_without_a_word_is_refused(alice: Person, query: str) -> None:
     assert (
         refused(ask(alice, "GET", "search", params={"q": query}), 400) == "q must have a word to search for."
@@ -713,7 +779,7 @@ def test_a_very_long_search_is_one_of_its_first_words(alice: Person) -> None:
     brought(alice, "x" * 500)
     assert told(alice, "search", q="x" * 2_000)["count"] == 1
     assert told(alice, "search", q=" ".join(["x" * 70] * 100))["count"] == 1
-    assert told(alice, "search", q="_")["count"] == 0
+    assert told(alice, "search", q="y " * 999 + "absent")["count"] == 0
 
 
 def test_what_was_just_said_is_found(alice: Person) -> None:

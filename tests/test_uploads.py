@@ -336,8 +336,52 @@ def test_an_imported_message_gives_nobody_a_file(alice: Person, bob: Person) -> 
     refused(bob.get(f"uploads/{asked['parts'][0]['upload_id']}"), 404)
 
 
+def test_a_file_stays_with_an_imported_message_of_its_user(alice: Person) -> None:
+    own = sent(alice, b"kept by the import")
+    part = {"upload_id": own, "media_type": "text/plain", "name": "a.txt", "size": 18}
+    parts = [part, *({**part, "upload_id": f"none-{n}"} for n in range(5_000))]
+    messages = [{"role": "user", "content": "look", "parts": parts}]
+    document = {"schema": "mcp-chat/session/1", "messages": messages}
+    new = alice.http.post("/llmchat/sessions/import", json=document).json()["session_id"]
+    assert alice.get(f"uploads/{own}").status_code == 200
+    assert alice.http.delete(f"/llmchat/sessions/{new}").status_code == 200
+    refused(alice.get(f"uploads/{own}"), 404)
+
+
 def test_the_limits_are_the_operators(serve: Callable[..., str], name: str) -> None:
     with Person(serve(max_upload_bytes=10, upload_quota_bytes=15), name) as person:
         assert send(person, b"x" * 10).status_code == 201
         assert "larger than 10 bytes" in refused(send(person, b"x" * 11), 413)
         assert "15 bytes together" in refused(send(person, b"y" * 6), 413)
+
+
+def test_a_file_can_be_deleted_and_messages_go_on_naming_it(alice: Person, model: ModelServer) -> None:
+    alice.connect()
+    upload_id = sent(alice, PNG, "image/png", name="dot.png")
+    alice.say("look", attachments=[upload_id])
+    gone = alice.http.delete(f"/llmchat/uploads/{upload_id}")
+    assert gone.json() == {"status": "deleted", "upload_id": upload_id}
+    assert alice.http.delete(f"/llmchat/uploads/{upload_id}").status_code == 404
+    assert alice.get(f"uploads/{upload_id}").status_code == 404
+    alice.say("what was it?")
+    assert "dot.png cannot be shown" in str(model.requests[-1]["messages"][0])
+    assert alice.history()[0]["parts"][0]["name"] == "dot.png"
+
+
+def test_what_is_sent_again_has_its_newest_name(alice: Person) -> None:
+    upload_id = sent(alice, PNG, "image/png", name="one.png")
+    assert send(alice, PNG, "image/png", name="two.png").json()["name"] == "two.png"
+    assert "two.png" in alice.get(f"uploads/{upload_id}").headers["content-disposition"]
+
+
+def test_someone_who_hangs_up_in_a_body_is_no_error(
+    alice: Person, stage: Stage, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = urlsplit(stage.url)
+    cookie = "; ".join(f"{key}={value}" for key, value in alice.http.cookies.items())
+    with socket.create_connection((url.hostname, url.port), timeout=5) as client:
+        head = f"POST /llmchat/uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n"
+        client.sendall(f"{head}Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\nabc".encode())
+    for _ in range(20):  # it hears of it before it has answered these
+        assert alice.get("gateway/models").status_code == 200
+    assert "Traceback" not in "".join(capfd.readouterr())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -40,6 +40,9 @@ class Log:
         self.open.set()
         self.inside = 0
         self.most_inside = 0
+
+    async def erase(self, user: str, entries: Sequence[Entry], commands: Collection[str]) -> None:
+        raise NotImplementedError
 
     async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
         assert (user, epoch) == (LEASE.user, LEASE.epoch)

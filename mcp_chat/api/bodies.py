@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from mcp_chat.exceptions import ChatError, InvalidRequest, InvalidSession, TooLarge
 from mcp_chat.message import ID
@@ -300,11 +300,14 @@ async def read_bytes(request: Request, *, limit: int, seconds: float = BODY_SECO
         InvalidRequest: It does not arrive in time.
     """
     body = bytearray()
-    with anyio.move_on_after(seconds) as patience:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise TooLarge(f"The request is larger than {limit} bytes. Send less at once.")
+    try:
+        with anyio.move_on_after(seconds) as patience:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise TooLarge(f"The request is larger than {limit} bytes. Send less at once.")
+    except ClientDisconnect:  # nobody hears it, and nothing is wrong here
+        raise InvalidRequest("The request broke off.") from None
     if patience.cancelled_caught:
         raise InvalidRequest(f"The request did not arrive within {seconds:.0f} seconds.")
     return bytes(body)

@@ -216,6 +216,14 @@ def _uploads(prefix: str, uploads: Uploads) -> list[Operation]:
             errors=(404, 501),
             query=("user_id",),
         ),
+        Operation(
+            method="DELETE",
+            path=f"{prefix}/uploads/{{upload_id}}",
+            endpoint=uploads.delete,
+            summary="Delete a file",
+            errors=(404, 501),
+            query=("user_id",),
+        ),
     ]
 
 

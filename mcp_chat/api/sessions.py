@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_chat.api.bodies import (
-    ID,
     NewSessionBody,
     OwnBody,
     SessionBody,
@@ -40,21 +39,23 @@ from mcp_chat.api.pages import (
 from mcp_chat.api.uploads import archive_of, clean_name, disposition
 from mcp_chat.commands import DeleteSession
 from mcp_chat.configs import UserConfigs
-from mcp_chat.context import Budget, shorter, shown
+from mcp_chat.context import Budget, may_be_cut, shorter, shown
 from mcp_chat.events import Failed, SessionDeleted
-from mcp_chat.exceptions import InvalidRequest, NotFound
+from mcp_chat.exceptions import InvalidRequest, NotFound, TooLarge
 from mcp_chat.identity import Principal
-from mcp_chat.message import MESSAGE, Message, Part, Usage, new_id, now, title
+from mcp_chat.message import ID, MESSAGE, Message, Part, Usage, new_id, now, title
 from mcp_chat.record import Record
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Archive, Found, Kept, Recency
+from mcp_chat.stores.words import words
 from mcp_chat.transfer import filename, markdown
 
 if TYPE_CHECKING:
     from mcp_chat.dispatch import Dispatch  # the command line imports this module, and needs no agent
 
-MAX_WORDS = 16
-LONGEST_WORD = 64
+MAX_IMPORTED = 100_000
+"""Messages of an import: more would keep a worker busy for a minute."""
+LONGEST_QUERY = 2000
 LONGEST_FOUND = 4000
 """Characters of a message that a search has found: its page has the rest."""
 LARGEST = 2**53
@@ -112,7 +113,7 @@ class Sessions:
         if media_type(request) != "application/json":
             raise UnsupportedBody
         text = await read_bytes(request, limit=self.max_import, seconds=patience_for(self.max_import))
-        session = adopted(await anyio.to_thread.run_sync(Session.from_json, text))
+        session = await anyio.to_thread.run_sync(_brought, text)
         await archive.import_session(user.key, session)
         return JSONResponse({**_shown(session, None), "message_count": len(session.messages)}, 201)
 
@@ -129,7 +130,8 @@ class Sessions:
         changes = dict(body.context or {})
         if body.pinned is not None:
             changes["pinned"] = await _pins(archive, user, session, body.pinned)
-        _check_context({**session.context, **changes})
+        if any(value is not None for value in changes.values()):  # a name, or less of it, always fits
+            _check_context({**session.context, **changes})
         if await self._unbegun(user, session.id):  # from now on there is something to keep
             await archive.add(Addition(user=user.key, session_id=session.id, backend=session.llm_backend))
         changed = await archive.change_session(user.key, session.id, name=body.name, context=changes)
@@ -167,7 +169,7 @@ class Sessions:
         user, archive = self._user(request)
         known = await self._session(archive, user, request)
         session = await self.record.session(user.key, known.id) or known
-        context = shown(session, self.budget)
+        context = shown(session, self.budget, cut=may_be_cut(session, self.budget))
         said = await archive.count(user.key, session.id)
         budget = {
             "messages": self.budget.messages,
@@ -204,12 +206,12 @@ class Sessions:
     async def search(self, request: Request) -> Response:
         """Find messages in which each word begins a word, the newest first."""
         user, archive = self._user(request)
-        words = [word[:LONGEST_WORD] for word in re.findall(r"\w+", request.query_params.get("q", ""))]
-        if not words:
+        query = request.query_params.get("q", "")[:LONGEST_QUERY]
+        if not words(query):
             raise InvalidRequest("q must have a word to search for.")
         limit = count_of(request, default=20, most=100)
         before = place_in(request, "before")
-        found = await archive.search(user.key, words[:MAX_WORDS], limit=limit + 1, before=before)
+        found = await archive.search(user.key, [query], limit=limit + 1, before=before)
         more = len(found) > limit
         results = [_found(each) for each in found[:limit]]
         following = cursor(found[limit - 1].place) if more else None
@@ -259,19 +261,30 @@ FORMS = {
 }
 
 
+def _brought(text: bytes) -> Session:
+    """Read an import.
+
+    Raises:
+        InvalidRequest: It is none, or too large.
+    """
+    session = Session.from_json(text)
+    if len(session.messages) > MAX_IMPORTED:
+        raise TooLarge(
+            f"This conversation has more than {MAX_IMPORTED:,} messages. "
+            "The operator can import it with `mcp-chat sessions import`."
+        )
+    return adopted(session)
+
+
 def adopted(session: Session) -> Session:
     """Return an imported session as a new one of ours: what the record has no room for is cut or left out.
 
     Raises:
         InvalidRequest: Its context is too large.
     """
-    _check_context(session.context)
     messages = tuple(_adopted(message) for message in session.messages)
-    known = {message.id for message in messages}
-    pinned = session.context.get("pinned")
-    context = {key: value for key, value in session.context.items() if key != "pinned"}
-    if isinstance(pinned, list):
-        context["pinned"] = [id_ for id_ in pinned if isinstance(id_, str) and id_ in known]
+    context = _adopted_context(session.context, {message.id for message in messages})
+    _check_context(context)
     return replace(
         session,
         id=new_id(),
@@ -286,6 +299,14 @@ def adopted(session: Session) -> Session:
             output_tokens=_counted(session.token_usage.output_tokens),
         ),
     )
+
+
+def _adopted_context(context: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """Only messages that are known stay pinned; a summary names places of another database."""
+    adopted = {key: value for key, value in context.items() if key not in ("pinned", "summary")}
+    if isinstance(pinned := context.get("pinned"), list):
+        adopted["pinned"] = [id_ for id_ in pinned if isinstance(id_, str) and id_ in known]
+    return adopted
 
 
 def _adopted(message: Message) -> Message:

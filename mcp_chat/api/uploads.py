@@ -20,6 +20,7 @@ from mcp_chat.stores.base import Archive
 from mcp_chat.upload import Upload
 
 MAX_NAME = 128
+MISSING = "This file does not exist."
 
 Check = Callable[[bytes], bool]
 
@@ -96,6 +97,14 @@ class Uploads:
         part = await archive.put_upload(user.key, upload, quota=self.upload_quota)
         return JSONResponse(_shown(part), 201)
 
+    async def delete(self, request: Request) -> Response:
+        """Delete a file; the messages that it went with go on naming it."""
+        user = require_user(request, self.identity, request.query_params.get("user_id"))
+        upload_id = request.path_params["upload_id"]
+        if not await archive_of(self.archive).delete_upload(user.key, upload_id):
+            raise NotFound(MISSING)
+        return JSONResponse({"status": "deleted", "upload_id": upload_id})
+
     async def get(self, request: Request) -> Response:
         """Give a file back to its owner; only images are shown in a page, and nothing in them runs."""
         user = require_user(request, self.identity, request.query_params.get("user_id"))
@@ -103,7 +112,7 @@ class Uploads:
         upload_id = request.path_params["upload_id"]
         upload = await archive.upload(user.key, upload_id) if re.fullmatch(ID, upload_id) else None
         if upload is None:
-            raise NotFound("This file does not exist.")
+            raise NotFound(MISSING)
         kind = "inline" if upload.media_type.startswith("image/") else "attachment"
         headers = {**PRIVATE, "content-disposition": disposition(kind, upload.name)}
         return Response(upload.content, media_type=upload.media_type, headers=headers)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -115,6 +115,10 @@ class EventLog(Protocol):
 
     async def read(self, user: str, after: str, *, limit: int = 1000) -> list[Entry]:
         """Return the entries behind a place."""
+        ...
+
+    async def erase(self, user: str, entries: Sequence[Entry], commands: Collection[str]) -> None:
+        """Take entries out of the log, and forget that these commands were ever seen."""
         ...
 
 
@@ -368,7 +372,7 @@ class Archive(Configs, Protocol):
         ...
 
     async def put_upload(self, user: str, upload: Upload, *, quota: int) -> Part:
-        """Keep a file, once for each content. Files that no message has are dropped after a day.
+        """Keep a file, once for each content, under the name it was sent with last.
 
         Raises:
             TooLarge: The user's files would be larger than `quota` bytes.
@@ -381,6 +385,14 @@ class Archive(Configs, Protocol):
 
     async def upload(self, user: str, upload_id: str) -> Upload | None:
         """Return a file of the user's."""
+        ...
+
+    async def delete_upload(self, user: str, upload_id: str) -> bool:
+        """Delete a file; messages go on naming it. Tell whether there was one."""
+        ...
+
+    async def tidy(self) -> None:
+        """Drop the files that no message has, a day after they were sent."""
         ...
 
     async def ping(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -79,22 +79,31 @@ class MemoryLog:
         self._bells = bells
         self._keep = keep
         self._entries: dict[str, list[Entry]] = defaultdict(list)
+        self._ends: dict[str, str] = {}
+        self.seen: dict[tuple[str, str], str] = {}
 
     def end(self, user: str) -> str:
-        """Return the place of the last entry."""
-        entries = self._entries.get(user)
-        return entries[-1].id if entries else START
+        """Return the place of the last entry that there was."""
+        return self._ends.get(user, START)
 
     async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
         self._leases.check(user, epoch)
         end = order(self.end(user))
         self._entries[user] += [entry for entry in entries if order(entry.id) > end]
         del self._entries[user][: -self._keep]
+        if self._entries[user]:
+            self._ends[user] = max(self.end(user), self._entries[user][-1].id, key=order)
         self._bells.ring_local(f"chat:bell:{{{user}}}")
 
     async def read(self, user: str, after: str, *, limit: int = 1000) -> list[Entry]:
         start = order(after)
         return [entry for entry in self._entries.get(user, []) if order(entry.id) > start][:limit]
+
+    async def erase(self, user: str, entries: Sequence[Entry], commands: Collection[str]) -> None:
+        gone = {entry.id for entry in entries}
+        self._entries[user] = [entry for entry in self._entries[user] if entry.id not in gone]
+        for command in commands:
+            self.seen.pop((user, command), None)
 
 
 class MemoryInbox:
@@ -104,17 +113,16 @@ class MemoryInbox:
         self._log = log
         self._n = 0
         self._waiting: dict[str, list[Waiting]] = defaultdict(list)
-        self._seen: dict[tuple[str, str], str] = {}
 
     async def put(self, user: str, command: Command, *, limit: int) -> str | None:
-        seen = self._seen.get((user, command.id))
+        seen = self._log.seen.get((user, command.id))
         if seen is not None:
             return seen
         if len(self._waiting[user]) >= limit:
             return None
         self._n += 1
         self._waiting[user].append(Waiting(place=f"{self._n}-0", command=command))
-        return self._seen.setdefault((user, command.id), self._log.end(user))
+        return self._log.seen.setdefault((user, command.id), self._log.end(user))
 
     async def read(self, user: str, after: str) -> list[Waiting]:
         return [waiting for waiting in self._waiting[user] if order(waiting.place) > order(after)]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
@@ -185,6 +185,15 @@ class RedisLog:
         with translated():
             found = _texts(await self._redis.xrange(f"chat:events:{{{user}}}", min=f"({after}", count=limit))
         return [entry for place, fields in found if (entry := _entry(place, fields["e"]))]
+
+    async def erase(self, user: str, entries: Sequence[Entry], commands: Collection[str]) -> None:
+        with translated():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for entry in entries:
+                    pipeline.xdel(f"chat:events:{{{user}}}", entry.id)
+                for command in commands:
+                    pipeline.delete(f"chat:seen:{{{user}}}:{command}")
+                await pipeline.execute()
 
 
 def _texts(found: Any) -> list[tuple[str, dict[str, str]]]:

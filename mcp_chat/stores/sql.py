@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
+import structlog
 from sqlalchemy import Table, bindparam, case, delete, func, insert, inspect, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge
-from mcp_chat.message import Message, Part, Usage, new_id
+from mcp_chat.message import ID, Message, Part, Usage, new_id
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
 from mcp_chat.stores.committer import Committer
@@ -36,6 +40,8 @@ from mcp_chat.stores.tables import chat_attachment, chat_message, chat_session, 
 from mcp_chat.stores.words import words
 from mcp_chat.upload import Upload
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 
 PING = 2.0
@@ -44,8 +50,10 @@ PATIENCE = 10.0
 STANDING = 200
 UNUSED = timedelta(days=1)
 """How long a file is kept that no message has."""
-
-_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+LARGE = 50_000
+"""Characters that are read or written in a thread: the event loop has others to serve."""
+PORTION, PORTION_SIZE = 500, 1_000_000
+"""Messages, and characters of them, that an import writes in one transaction: others want to write too."""
 
 
 class SQLArchive:
@@ -167,12 +175,16 @@ class SQLArchive:
 
     async def _add_all(self, additions: Sequence[Addition]) -> Sequence[ChatError | None]:
         """Add what many want to add, in one transaction with the same few statements for all."""
+        size = sum(len(message.content) for each in additions for message in each.messages)
+        rows = await _aside(size, lambda: [message_rows(each) for each in additions])
         async with self._engine.begin() as connection:
             refused = await self._hold_all(connection, additions)
             taken = [each for each, error in zip(additions, refused, strict=True) if error is None]
             if taken:
                 await connection.execute(self._sessions(), session_rows(taken))
-            if messages := [row for each in taken for row in message_rows(each)]:
+            if messages := [
+                row for each, error in zip(rows, refused, strict=True) if error is None for row in each
+            ]:
                 await connection.execute(self._insert(chat_message).on_conflict_do_nothing(), messages)
             if attachments := [row for each in taken for row in attachment_rows(each)]:
                 await connection.execute(self._insert(chat_attachment).on_conflict_do_nothing(), attachments)
@@ -204,7 +216,7 @@ class SQLArchive:
         kept: list[Kept] = []
         while (wanted := limit - len(kept)) > 0:  # again, for those that could not be read
             rows = await self._read(_page(user, session_id, wanted, before, after))
-            kept += [Kept(place=row.seq, message=message) for row in rows if (message := message_of(row))]
+            kept += await _kept(rows)
             if len(rows) < wanted:
                 break
             before, after = (before, rows[-1].seq) if after is not None else (rows[-1].seq, None)
@@ -233,8 +245,16 @@ class SQLArchive:
 
     async def search(self, user: str, words: Sequence[str], *, limit: int, before: int | None) -> list[Found]:
         wanted = searched(words)
-        if not wanted:
-            return []
+        found: list[Found] = []
+        while wanted and (left := limit - len(found)) > 0:  # again, for those that could not be read
+            rows = await self._read(self._matches(user, wanted, left, before))
+            found += await _found(rows, wanted)
+            if len(rows) < left:
+                break
+            before = rows[-1].seq
+        return found
+
+    def _matches(self, user: str, wanted: list[str], limit: int, before: int | None) -> Any:
         statement = (
             select(chat_message.c.seq, chat_message.c.session_id, chat_message.c.body, chat_session.c.name)
             .join(chat_session, _same_session())
@@ -242,10 +262,7 @@ class SQLArchive:
             .order_by(chat_message.c.seq.desc())
             .limit(limit)
         )
-        if before is not None:
-            statement = statement.where(chat_message.c.seq < before)
-        rows = await self._read(statement)
-        return [found_of(row, message, wanted) for row in rows if (message := message_of(row))]
+        return statement if before is None else statement.where(chat_message.c.seq < before)
 
     def _match(self, user: str, wanted: list[str]) -> Any:
         """Letters and digits are all that words have, so that none of them means anything to a parser."""
@@ -323,17 +340,52 @@ class SQLArchive:
         return await self._write(keep)
 
     async def import_session(self, user: str, session: Session) -> None:
+        await self._apart(partial(self._import, user, session), patience=None)
+
+    async def _import(self, user: str, session: Session) -> None:
+        """Write the messages first and the session last: until it is there nobody sees any of them."""
+        if await self.session(user, session.id):
+            raise StoreUnavailable  # as when somebody else makes it meanwhile
+        written: list[Addition] = []
+        try:
+            for messages in portions(session.messages):
+                began = time.monotonic()
+                written.append(await self._bring(user, session.id, messages))
+                await anyio.sleep(time.monotonic() - began)  # who waits for SQLite's lock looks now and then
+            await self._open(user, session)
+        except Exception:
+            await self._take_back(written)
+            raise
+
+    async def _bring(self, user: str, session_id: str, messages: Sequence[Message]) -> Addition:
+        addition = Addition(user=user, session_id=session_id, messages=tuple(messages))
+        rows = await _aside(sum(len(each.content) for each in messages), lambda: message_rows(addition))
+        await self._write(lambda connection: connection.execute(insert(chat_message), rows))
+        return addition
+
+    async def _open(self, user: str, session: Session) -> None:
+        """Add the session of messages that are there, and which of the user's files they have."""
         addition = Addition(user=user, session_id=session.id, messages=session.messages)
+        attached = await anyio.to_thread.run_sync(attachment_rows, addition)
 
         async def add(connection: AsyncConnection) -> None:
             await self._hold(connection, user, None)
             await connection.execute(insert(chat_session).values(imported_row(user, session)))
-            if rows := list(message_rows(addition)):
-                await connection.execute(insert(chat_message), rows)
-            if rows := list(attachment_rows(addition)):
+            mine = select(chat_upload.c.id).where(chat_upload.c.user_key == user)
+            ids = set((await connection.execute(mine)).scalars()) if attached else ()
+            if rows := [row for row in attached if row["upload_id"] in ids]:
                 await connection.execute(insert(chat_attachment), rows)
 
         await self._write(add)
+
+    async def _take_back(self, written: Sequence[Addition]) -> None:
+        """Delete what was brought of a session that came to nothing; what is left of it nobody sees."""
+        for each in written:
+            of = _of(chat_message, each.user, each.session_id)
+            ids = [message.id for message in each.messages]
+            statement = delete(chat_message).where(*of, chat_message.c.id.in_(ids))
+            with suppress(StoreUnavailable):
+                await self._write(partial(AsyncConnection.execute, statement=statement))
 
     async def put_away(self, user: str, session_id: str) -> None:
         if not _is_id(session_id):
@@ -370,8 +422,6 @@ class SQLArchive:
     async def put_upload(self, user: str, upload: Upload, *, quota: int) -> Part:
         async def put(connection: AsyncConnection) -> Part:
             await self._hold(connection, user, None)
-            old = chat_upload.c.created_at < _now() - UNUSED
-            await connection.execute(delete(chat_upload).where(old, *_unused(user)))
             await self._check_quota(connection, user, upload, quota)
             statement = self._insert(chat_upload).values(
                 user_key=user,
@@ -383,12 +433,36 @@ class SQLArchive:
                 created_at=_now(),
             )
             again = statement.on_conflict_do_update(
-                index_elements=["user_key", "id"], set_={"created_at": _now()}
+                index_elements=["user_key", "id"], set_={"created_at": _now(), "name": upload.name}
             )
             await connection.execute(again)
             return upload.part()
 
         return await self._write(put)
+
+    async def delete_upload(self, user: str, upload_id: str) -> bool:
+        if not _is_id(upload_id):
+            return False
+        statement = delete(chat_upload).where(*_named(user, upload_id, chat_upload))
+
+        async def drop(connection: AsyncConnection) -> bool:
+            return bool((await connection.execute(statement)).rowcount)
+
+        return await self._write(drop)
+
+    async def tidy(self) -> None:
+        """Drop the files that no message has, a day after they were sent."""
+        old = chat_upload.c.created_at < _now() - UNUSED
+        of = chat_attachment.c
+        used = select(of.upload_id).where(
+            of.user_key == chat_upload.c.user_key, of.upload_id == chat_upload.c.id
+        )
+
+        async def drop(connection: AsyncConnection) -> int:
+            return (await connection.execute(delete(chat_upload).where(old, ~used.exists()))).rowcount
+
+        if dropped := await self._write(drop):
+            log.info("uploads.dropped", files=dropped)
 
     async def _check_quota(self, connection: AsyncConnection, user: str, upload: Upload, quota: int) -> None:
         others = select(func.coalesce(func.sum(chat_upload.c.size), 0)).where(
@@ -396,7 +470,7 @@ class SQLArchive:
         )
         if int((await connection.execute(others)).scalar_one()) + len(upload.content) > quota:
             raise TooLarge(
-                f"Your files may have {quota} bytes together. Delete conversations with files first."
+                f"Your files may have {quota} bytes together. Delete some, or conversations with files."
             )
 
     async def parts(self, user: str, upload_ids: Sequence[str]) -> list[Part]:
@@ -438,9 +512,9 @@ class SQLArchive:
 
         return await self._apart(read)
 
-    async def _apart(self, access: Callable[[], Awaitable[T]]) -> T:
+    async def _apart(self, access: Callable[[], Awaitable[T]], *, patience: float | None = PATIENCE) -> T:
         async def limited() -> T:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(patience):
                 return await access()
 
         task = asyncio.create_task(limited())
@@ -467,12 +541,43 @@ def searched(wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(words(" ".join(wanted))))[:16]
 
 
+def portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Return messages in order, so many at a time as one transaction is to write."""
+    begin = size = 0
+    for n, message in enumerate(messages):
+        size += len(message.content)
+        if n > begin and (n - begin == PORTION or size > PORTION_SIZE):
+            yield messages[begin:n]
+            begin, size = n, len(message.content)
+    if messages:
+        yield messages[begin:]
+
+
+async def _aside(size: int, work: Callable[[], T]) -> T:
+    """Do some work with so many characters, in a thread if they are many."""
+    return await anyio.to_thread.run_sync(work) if size > LARGE else work()
+
+
+async def _kept(rows: Sequence[Any]) -> list[Kept]:
+    def read() -> list[Kept]:
+        return [Kept(place=row.seq, message=message) for row in rows if (message := message_of(row))]
+
+    return await _aside(sum(len(row.body) for row in rows), read)
+
+
+async def _found(rows: Sequence[Any], wanted: list[str]) -> list[Found]:
+    def read() -> list[Found]:
+        return [found_of(row, message, wanted) for row in rows if (message := message_of(row))]
+
+    return await _aside(sum(len(row.body) for row in rows), read)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
 def _is_id(text: str) -> bool:
-    return _ID.fullmatch(text) is not None
+    return re.fullmatch(ID, text) is not None
 
 
 def _page(user: str, session_id: str, limit: int, before: int | None, after: int | None) -> Any:
