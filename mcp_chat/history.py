@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from mcp_chat.context import Budget, may_be_cut, shown
 from mcp_chat.exceptions import InvalidRequest, StoreUnavailable
 from mcp_chat.identity import user_key
-from mcp_chat.message import Message, Role, new_id
+from mcp_chat.message import ID, Message, Role, new_id
 from mcp_chat.record import DEFAULT, Record
 from mcp_chat.session import Session, fitting
 from mcp_chat.stores.base import Archive, Window
@@ -22,7 +22,6 @@ from mcp_chat.stores.redis import RedisWindow, Scripts
 if TYPE_CHECKING:
     from langchain_core.messages import AnyMessage
 
-_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 REMEMBERED = 10_000
 """Users of whom this process knows that a gateway has nothing of theirs."""
@@ -76,7 +75,7 @@ class ChatHistoryManager:
         Raises:
             StoreUnavailable: They cannot be read now; a history is never empty because of that.
         """
-        if limit is not None and limit < 0:
+        if limit is not None and (type(limit) is not int or limit < 0):
             raise InvalidRequest("The limit of messages is a whole number, 0 or more.")
         user, session_id = await self._at(user_id, session_id, reading=True)
         if limit is None:
@@ -128,6 +127,9 @@ class ChatHistoryManager:
         Raises:
             InvalidRequest: One of them is no message; nothing has changed.
         """
+        for each in messages:
+            if not isinstance(each, Message | Mapping):
+                raise InvalidRequest("A message is a Message, or a mapping with role and content.")
         wanted = [_message(each) for each in messages]
         user, session_id = await self._at(user_id, session_id)
         there = await self.record.all_messages(user, session_id)
@@ -239,6 +241,6 @@ def _from_mapping(given: Mapping[str, Any]) -> Message:
 
 
 def _id(text: str, whose: str) -> str:
-    if not _ID.fullmatch(text):
+    if not re.fullmatch(ID, text):
         raise InvalidRequest(f"The id of a {whose} is up to 64 letters, digits, - and _.")
     return text

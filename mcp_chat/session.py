@@ -145,10 +145,18 @@ class Session:
         Raises:
             InvalidSession: It is not JSON: the message names the place.
         """
+        if not isinstance(context, Mapping):
+            raise wrong(("context",), "a mapping of names to JSON values")
         return self._changed(context=plain(context, ("context",)))
 
     def set_name(self, name: str) -> Session:
-        """Return the session with this name."""
+        """Return the session with this name.
+
+        Raises:
+            InvalidSession: It is no text.
+        """
+        if not isinstance(name, str):
+            raise wrong(("name",), "a name is a text")
         return self._changed(name=wellformed(name))
 
     def _changed(self, **fields: Any) -> Session:
@@ -287,6 +295,8 @@ def fitting(message: Message, place: Place) -> Message:
     """
     if message.role not in ROLES:
         raise wrong((*place, "role"), f"a role is one of {', '.join(ROLES)}")
+    if not isinstance(message.content, str):
+        raise wrong((*place, "content"), "what is said is a text")
     if message.role == "tool" and message.tool_call_id is None:
         raise wrong((*place, "tool_call_id"), "a tool's message names the call that it answers")
     return replace(
@@ -341,6 +351,8 @@ def _as_json(value: object) -> Any:
 
 def _parsed(text: str | bytes) -> Any:
     """JSON as Python's values; numbers that are too long become one that `plain` refuses with its place."""
+    if not isinstance(text, str | bytes):
+        raise wrong((), "a text of JSON, or its bytes")
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         return json.loads(decoded, parse_int=lambda d: int(d) if len(d) < MAX_BITS else math.inf)

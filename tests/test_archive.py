@@ -1142,6 +1142,7 @@ async def test_files_that_no_message_has_are_dropped_after_a_day(archive: SQLArc
         archive, f"UPDATE chat_upload SET created_at = '2026-01-01 00:00:00.000000' WHERE id IN ({ids})"
     )
     await archive.put_upload(name, again, quota=100)
+    await archive.tidy()
     assert await archive.upload(name, unused.id) is None
     for upload in (used, fresh, again):
         assert await archive.upload(name, upload.id) == upload

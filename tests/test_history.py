@@ -152,6 +152,21 @@ async def test_a_gateways_growing_list_goes_on_where_the_history_ends(place: Pla
 
 
 @everywhere
+async def test_what_is_no_message_is_refused(place: Place, name: str) -> None:
+    manager: Any = place.manager()
+    for wrong in (
+        manager.append_message(name, "user", None),
+        manager.save_history(name, ["x"]),
+        manager.save_history(name, [5]),
+        manager.get_history(name, limit="5"),
+        manager.get_history(name, limit=True),
+    ):
+        with pytest.raises(InvalidRequest):
+            await wrong
+    assert await contents(manager, name) == []
+
+
+@everywhere
 async def test_a_user_who_said_nothing_has_no_history(place: Place, name: str) -> None:
     manager = place.manager()
     assert await manager.get_history(name) == []

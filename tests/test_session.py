@@ -497,3 +497,18 @@ def test_a_files_name_is_safe_wherever_it_goes(name: str, extension: str) -> Non
 def test_a_files_name_tells_what_is_in_it() -> None:
     assert filename(Session(name="Crème brûlée: a recipe!"), "md") == "Creme-brulee-a-recipe.md"
     assert filename(Session(name="食譜", id="0123456789"), ".json") == "session-01234567.json"
+
+
+@pytest.mark.parametrize(
+    "wrongly",
+    [
+        lambda s: s.set_context([1]),
+        lambda s: s.set_name(5),
+        lambda s: s.add_message("user", 5),
+        lambda s: s.add_message("user", None),
+        lambda s: s.from_json(5),
+    ],
+)
+def test_what_is_no_text_and_no_mapping_is_refused_by_its_name(wrongly: Any) -> None:
+    with pytest.raises(InvalidSession):
+        wrongly(Session.new("m"))
