@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.faults import refused
@@ -42,19 +40,9 @@ def test_both_forms_say_which_conversation_it_is_and_whether_it_goes_on(
             assert answer.headers["mcp-chat-turn"] == final["turn_id"]
 
 
-@pytest.mark.parametrize(
-    "llm",
-    [
-        {"model": "openai:scripted\x00"},
-        {"model": "a\nb"},
-        {"provider": "openai\x00", "config": {"model": "m"}},
-        {"provider": "openai", "config": {"model": "m\x00"}},
-        {"provider": "openai", "config": {"model": "m\u2028"}},
-        {"provider": "openai", "config": {"model": "m", "api_key": "k\r\nx-evil: 1"}},
-        {"provider": "openai", "config": {"model": "m", "base_url": "http://a\x00b"}},
-    ],
-)
-def test_a_model_with_signs_that_no_model_has_is_refused(alice: Person, llm: dict[str, Any]) -> None:
+@pytest.mark.parametrize("model_name", ["m\x00", "m\nn", "m\u2028"])
+def test_a_model_with_signs_that_no_model_has_is_refused(alice: Person, model_name: str) -> None:
+    llm = {"provider": "openai", "config": {"model": model_name}}
     assert "control characters" in refused(alice.post("connect", llm=llm), 422)
 
 

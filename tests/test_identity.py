@@ -462,7 +462,7 @@ def test_a_user_id_in_body_or_path_that_is_anothers_is_refused_everywhere(bearer
                 assert answer.status_code == 403, (path, other)
                 assert answer.json() == {"detail": "User ID mismatch.", "code": "forbidden"}
                 asserted += 1
-    assert asserted == 2 * (7 + 2 + 12) * 6
+    assert asserted == 2 * (7 + 2 + 13) * 6
 
 
 def test_an_empty_user_id_means_who_is_signed_in(bearer: Door) -> None:

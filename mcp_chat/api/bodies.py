@@ -150,10 +150,10 @@ class ModelSettings(Body):
         None, description="Accepted from the contract's clients; the operator's limits hold."
     )
 
-    @field_validator("model", "api_key", "base_url")
+    @field_validator("model")
     @classmethod
-    def _lines(cls, text: str | None) -> str | None:  # they are kept in a column, or sent in a header
-        return text and _one_line(text)
+    def _line(cls, text: str) -> str:  # conversations are listed with it
+        return _one_line(text)
 
     def used(self) -> dict[str, Any]:
         """Return what a model is made of."""
@@ -168,11 +168,6 @@ class LLMBody(Body):
     max_tokens: int | None = Field(None, gt=0)
     provider: str | None = Field(None, min_length=1, max_length=64)
     config: ModelSettings | None = None
-
-    @field_validator("model", "provider")
-    @classmethod
-    def _lines(cls, text: str | None) -> str | None:
-        return text and _one_line(text)
 
     @model_validator(mode="after")
     def _one_form(self) -> LLMBody:
