@@ -70,6 +70,10 @@ class SQLArchive:
         self._engine = engine
         self._revision = newest_revision()
         self._accesses: set[asyncio.Task[Any]] = set()
+        # Made once: to make them takes longer than to run them.
+        self._touch_sessions = self._sessions()
+        self._add_messages = self._insert(chat_message).on_conflict_do_nothing()
+        self._add_attachments = self._insert(chat_attachment).on_conflict_do_nothing()
         self._committer = Committer(self._add_all, patience=PATIENCE)
 
     async def run(self) -> None:
@@ -181,13 +185,13 @@ class SQLArchive:
             refused = await self._hold_all(connection, additions)
             taken = [each for each, error in zip(additions, refused, strict=True) if error is None]
             if taken:
-                await connection.execute(self._sessions(), session_rows(taken))
+                await connection.execute(self._touch_sessions, session_rows(taken))
             if messages := [
                 row for each, error in zip(rows, refused, strict=True) if error is None for row in each
             ]:
-                await connection.execute(self._insert(chat_message).on_conflict_do_nothing(), messages)
+                await connection.execute(self._add_messages, messages)
             if attachments := [row for each in taken for row in attachment_rows(each)]:
-                await connection.execute(self._insert(chat_attachment).on_conflict_do_nothing(), attachments)
+                await connection.execute(self._add_attachments, attachments)
         return refused
 
     def _sessions(self) -> Any:
@@ -619,7 +623,9 @@ def _unused(user: str) -> tuple[Any, Any]:
 @asynccontextmanager
 async def open_sql(url: str) -> AsyncIterator[SQLArchive]:
     """Open the archive at a database URL and close it at the end."""
-    engine = create_async_engine(driver_url(url, asynchronous=True), pool_pre_ping=True)
+    engine = create_async_engine(
+        driver_url(url, asynchronous=True), pool_pre_ping=not url.startswith("sqlite")
+    )
     if engine.dialect.name == "sqlite":
         prepare_sqlite(engine.sync_engine)
     archive = SQLArchive(engine)
