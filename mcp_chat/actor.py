@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -407,11 +407,7 @@ class Actor:
 
     async def _delete(self, session_id: str) -> SessionDeleted:
         """Delete a session; if it is the connected one, a new one takes its place."""
-        stopped = [id_ for id_, running in self._turns.items() if running.session_id == session_id]
-        await self._cancel(session_id)
-        existed = await self._shop.history.record.delete(self.user, session_id, epoch=self.lease.epoch)
-        self._fresh.discard(session_id)
-        await self._erase(session_id, set(stopped))
+        existed = await self._erase(session_id)
         config = self._config or await self._shop.configs.get(self.user)
         if config and config.session_id == session_id:
             existed = True
@@ -420,7 +416,20 @@ class Actor:
             self._config = config if self._ready else None
         return SessionDeleted(existed=existed)
 
-    async def _erase(self, session_id: str, awaited: set[str]) -> None:
+    async def _erase(self, session_id: str, stopped: Collection[str] = ()) -> bool:
+        """Take a session and all that was said in it out of record and log; tell whether there was one.
+
+        Args:
+            stopped: Turns that were stopped a moment ago: somebody may still wait for their ends.
+        """
+        stopped = {*stopped, *self._turns}
+        await self._cancel(session_id)
+        existed = await self._shop.history.record.delete(self.user, session_id, epoch=self.lease.epoch)
+        self._fresh.discard(session_id)
+        await self._erase_log(session_id, set(stopped))
+        return existed
+
+    async def _erase_log(self, session_id: str, awaited: set[str]) -> None:
         """Take what was said in a session out of the log, but for the ends that somebody waits for."""
         entries = await self._whole_log()
         turns = {
@@ -447,6 +456,7 @@ class Actor:
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
             await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
+            stopped = set(self._turns)
             await self._cancel(None)
         except BaseException:  # cancelled or not: what was opened is closed
             await closed(ready)
@@ -454,7 +464,7 @@ class Actor:
         before, self._config, self._ready = self._ready, config, ready
         await closed(before)
         if earlier and not self._shop.keep_history:
-            await self._shop.history.record.delete(self.user, earlier.session_id, epoch=self.lease.epoch)
+            await self._erase(earlier.session_id, stopped)
         await self._adopt(command.user_id, config.session_id)
         return Connected(session_id=config.session_id, tools=config.tools)
 
@@ -500,15 +510,16 @@ class Actor:
     async def _disconnect(self) -> Disconnected:
         if self._connecting:
             self._connecting.cancel()
+        stopped = set(self._turns)
         await self._cancel(None)
         config = self._config or await self._shop.configs.get(self.user)
         if config is None:
             raise NotConnected
-        record, epoch = self._shop.history.record, self.lease.epoch
+        epoch = self.lease.epoch
         if self._shop.keep_history:
-            await record.clear(self.user, config.session_id, epoch=epoch)
+            await self._shop.history.record.clear(self.user, config.session_id, epoch=epoch)
         else:
-            await record.delete(self.user, config.session_id, epoch=epoch)
+            await self._erase(config.session_id, stopped)
         await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
         await self._let_go()
         self._left.set()

@@ -37,14 +37,39 @@ def test_a_disconnect_leaves_an_earlier_conversation_that_can_be_gone_on_with(al
     assert again["response"].startswith("3 messages")
 
 
-def test_an_operator_can_have_it_deleted_at_the_disconnect(serve: Callable[..., str], name: str) -> None:
-    with Person(serve(keep_history=False), name) as alice:
+def test_an_operator_can_have_it_deleted_at_the_disconnect(
+    serve: Callable[..., str], name: str, valkey_url: str
+) -> None:
+    url = serve(keep_history=False, redis_url=valkey_url)
+    with Person(url, name) as alice, Redis.from_url(valkey_url) as redis:
         session_id = alice.connect()["session_id"]
         alice.say("forget this")
         assert listed(alice) == [session_id]
+        alice.connect()
+        assert listed(alice) == [], "another connect takes its place"
+        assert b"forget" not in str(redis.xrange(f"chat:events:{{{name}}}")).encode()
+        alice.say("forget that, too")
         alice.post("disconnect")
         assert listed(alice) == []
         assert alice.get("search?q=forget").json()["count"] == 0
+        assert b"forget" not in str(redis.xrange(f"chat:events:{{{name}}}")).encode()
+
+
+@pytest.mark.parametrize("how", ["disconnect", "connect"])
+def test_a_reader_hears_the_end_of_what_is_deleted(
+    serve: Callable[..., str], name: str, model: ModelServer, how: str
+) -> None:
+    model.will(Reply(text="word " * 500, pause=0.05))
+    with Person(serve(keep_history=False), name) as alice, ThreadPoolExecutor() as pool:
+        alice.connect()
+        alice.http.timeout = 15.0
+        with alice.streaming("tell me a long story") as frames:
+            next(frames)
+            ended = pool.submit(
+                alice.post, how, **({"llm": {"model": "openai:scripted"}} if how == "connect" else {})
+            )
+            assert list(frames)[-1][1]["stopped"] is True
+            assert ended.result().status_code == 200
 
 
 def test_a_session_is_deleted_while_its_turn_runs(alice: Person, model: ModelServer) -> None:

@@ -77,7 +77,7 @@ class Committer:
             if isinstance(error.__cause__, TimeoutError):  # who waits behind would only wait longer
                 batch, self._waiting = [*batch, *self._waiting], []
             tell(batch, error)
-        except Exception:
+        except Exception:  # a bug in one batch must not end the writer that all others wait for
             log.exception("archive.crashed")
             tell(batch, StoreUnavailable())
         finally:  # nobody waits for ever, not even when the whole loop is torn down
@@ -88,7 +88,7 @@ class Committer:
         try:
             with translated(), anyio.fail_after(self._patience):
                 outcomes = await self._write([addition for addition, _ in batch])
-        except Exception as error:
+        except Exception as error:  # a value that cannot be written raises what it likes
             if len(batch) == 1 or not _unfit(error):
                 raise
             for one in batch:
