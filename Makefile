@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test lint format coverage bench lock vendor clean
+.PHONY: help serve test lint format coverage bench chaos lock vendor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ coverage: $(VENV)/.dev ## run the tests with branch coverage; fails under 90 %
 
 bench: $(VENV)/.dev ## measure; the figures in docs/benchmarks.md come from here
 	@$(BIN)/python -m benchmarks
+
+chaos: $(VENV)/.dev ## break everything at random and check every promise (ARGS="--operations 10000 --seed 7 --workers 4")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lock: ## resolve the dependencies anew and write both lock files
 	@test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv; }

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 
 import anyio
 import structlog
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from mcp_chat.agent import Agent
-from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send
-from mcp_chat.config import CONFIG, ServerConfig, UserConfig
-from mcp_chat.configs import UserConfigs
-from mcp_chat.connections import Connection, Toolbox, close_all, open_all
-from mcp_chat.context import Budget
+from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send, is_recorded
+from mcp_chat.config import CONFIG
+from mcp_chat.docket import Docket
+from mcp_chat.equipment import Equipment
 from mcp_chat.events import (
     Cancelled,
     Connected,
     Disconnected,
     Entry,
-    Event,
     Failed,
     Final,
-    MessageAdded,
     SessionDeleted,
-    TurnFinished,
+    TakenOver,
     TurnStarted,
     is_final,
 )
@@ -40,74 +34,26 @@ from mcp_chat.exceptions import (
     Interrupted,
     InvalidRequest,
     NotConnected,
-    ServerUnavailable,
     StoreUnavailable,
     Unexpected,
 )
-from mcp_chat.history import ChatHistoryManager
 from mcp_chat.message import new_id
-from mcp_chat.providers import Model, Providers
-from mcp_chat.stores.base import START, Archive, Lease, Store, Waiting
+from mcp_chat.recovery import Past, begun, past_of
+from mcp_chat.stores.base import START, Archive, Lease
 from mcp_chat.stores.bells import LocalBell
 from mcp_chat.summary import TASK, sum_up
-from mcp_chat.turn import Scribe, Turn, failed, question, unfinished
-from mcp_chat.vault import Vault
+from mcp_chat.turn import Scribe, Terms, Turn, failed
+from mcp_chat.turns import Turns
+from mcp_chat.workshop import Workshop
 from mcp_chat.writer import EventWriter
 
 log = structlog.get_logger()
 
+ATTEMPTS = 2
+"""Owners that may die over one turn before it is given up."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
-    """What every actor of a worker works with."""
-
-    store: Store
-    archive: Archive | None
-    configs: UserConfigs
-    history: ChatHistoryManager
-    vault: Vault
-    providers: Providers
-    connection: Callable[[ServerConfig], Connection]
-    turn_timeout: float
-    model_timeout: float
-    tool_rounds: int
-    idle_timeout: float
-    budget: Budget
-    keep_history: bool
-    summary: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """An open model, its agent, and the open connections whose tools it has."""
-
-    model: Model
-    agent: Agent
-    toolbox: Toolbox
-
-    async def aclose(self) -> None:
-        """Close connections and model."""
-        await close_all(self.toolbox.connections)
-        await self.model.aclose()
-
-
-@dataclass(slots=True)
-class Running:
-    """A turn that runs or waits for its session's turn to end."""
-
-    session_id: str
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    ended: anyio.Event = field(default_factory=anyio.Event)
-    stopped: bool = False
-
-    def stop(self) -> None:
-        """Stop it because the user wants so."""
-        self.stopped = True
-        self.scope.cancel()
-
-    def why_cancelled(self) -> Final:
-        """Return the event that ends a cancelled turn."""
-        return TurnFinished(stopped=True) if self.stopped else failed(Interrupted())
+HELD_LIMIT = 5.0
+"""Seconds that a tool call waits for the heartbeat to be heard again."""
 
 
 class Actor:
@@ -122,30 +68,42 @@ class Actor:
         self.lease = lease
         self.user = lease.user
         self._shop = workshop
-        self._writer = EventWriter(workshop.store.log, lease)
+        self._writer = EventWriter(
+            workshop.store.log, lease, deliver=workshop.deliver, held=workshop.held, regain=self.regain
+        )
+        self._docket = Docket(lease, workshop.store, workshop.archive, self._writer)
         self._bell = LocalBell()
-        self._place = START
-        self._seen: set[str] = set()
-        self._broken: dict[str, TurnStarted] = {}
+        self._broken: dict[str, Past] = {}
+        self._given_up: set[str] = set()
         self._fresh: set[str] = set()
-        self._held: list[Waiting] = []
         self._connecting: anyio.CancelScope | None = None
-        self._turns: dict[str, Running] = {}
-        self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
-        self._preparing = anyio.Lock()
-        self._config: UserConfig | None = None
-        self._ready: Ready | None = None
-        self._tasks: TaskGroup | None = None
+        self._tasks: TaskGroup
         self._aside: TaskGroup
+        self._turns: Turns
+        self._equipment: Equipment
         self._summing: set[str] = set()
+        self._started = False
         self._left = anyio.Event()
         self._leaving = False
+        self._look_again = False
         self._gone = anyio.Event()
         self._used = time.monotonic()
+        self.why_left = "crash"
 
     def ring(self) -> None:
         """Say that there may be a command."""
         self._bell.ring("")
+
+    def check(self) -> None:
+        """Say that there may be a command which only the record has."""
+        self._look_again = True
+        self.ring()
+
+    def fence(self) -> None:
+        """Say that another worker owns the user."""
+        self.why_left = "fenced"
+        self._left.set()
+        self.ring()
 
     async def run(self) -> None:
         """Serve until the user disconnects, is idle for too long, or another owner has taken over."""
@@ -154,45 +112,77 @@ class Actor:
                 writing.start_soon(self._writer.run)
                 self._aside = writing
                 async with anyio.create_task_group() as self._tasks:
+                    self._equipment = Equipment(self.lease, self._shop, self._tasks)
+                    self._turns = Turns(self._tasks, self._turn, self._ended)
+                    self._started = True
                     await self._recover()
                     await self._serve()
-                    await self._let_go()
+                    await self._close()
                 writing.cancel_scope.cancel()
         except* ChatError as group:
+            self.why_left = "fenced" if Fenced.code in codes(group) else "store"
             log.warning("actor.stopped", user=self.user, errors=sorted(codes(group)))
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
-                await self._let_go()
+                if self._started:
+                    await self._equipment.close()
             self._gone.set()
 
+    async def _close(self) -> None:
+        if self.why_left == "fenced":
+            self._turns.abandon()
+        await self._equipment.close()
+        if self.why_left == "fenced":
+            self._tasks.cancel_scope.cancel()
+        if self.why_left == "disconnect":
+            ttl = self._shop.session_ttl
+            await self._shop.store.log.retire(self.user, ttl, epoch=self.lease.epoch)
+
     async def leave(self, grace: float) -> None:
-        """Give turns some seconds to end, interrupt the others, and wait until all is closed."""
+        """Give turns some seconds to end, hand the others over, and wait until all is closed."""
         self._leaving = True
-        with anyio.move_on_after(grace):
-            for running in list(self._turns.values()):
-                await running.ended.wait()
+        if self._connecting:
+            self._connecting.cancel()
+        if self._started:
+            await self._turns.leave(grace)
+        self.why_left = "drain"
         self._left.set()
-        for running in list(self._turns.values()):
-            running.scope.cancel()
         self.ring()
         await self._gone.wait()
 
     # Recovery
 
     async def _recover(self) -> None:
-        """End what an earlier owner left half done; remember what is not to be taken up again."""
-        turns: dict[str, tuple[TurnStarted, list[Event]]] = {}
-        for entry in await self._whole_log():
-            if isinstance(entry.event, TurnStarted):
-                turns[entry.command_id] = (entry.event, [])
-            elif is_final(entry.event):
-                turns.pop(entry.command_id, None)
-                self._seen.add(entry.command_id)
-            elif entry.command_id in turns:
-                turns[entry.command_id][1].append(entry.event)
-        for turn_id, (started, events) in turns.items():
-            self._broken[turn_id] = started
-            await self._interrupt(turn_id, started, events)
+        """Fence earlier owners, and see what they have left half done."""
+        end = await self._shop.store.log.end(self.user)
+        self._writer.emit("", TakenOver(worker=self.lease.worker, before=end))
+        entries = await self._whole_log()
+        await self._docket.open()
+        await self._conclude(entries)
+        for turn_id, left in begun(entries).items():
+            self._broken[turn_id] = past_of(left)
+        waiting = {command.id for command in self._docket.waiting}
+        for turn_id in self._broken.keys() - waiting:
+            await self._tell_end(turn_id)
+        for turn_id in waiting:  # the log may have lost what it had
+            self._broken.setdefault(turn_id, Past())
+
+    async def _conclude(self, entries: list[Entry]) -> None:
+        """Record the ends that the log tells and the record does not have."""
+        ends = {entry.command_id: entry.event for entry in entries if is_final(entry.event)}
+        for command in self._docket.waiting:
+            event = ends.get(command.id)
+            if event is not None and is_final(event):
+                self._docket.drop(command)
+                await self._docket.end(command.id, event, tell=False)
+
+    async def _tell_end(self, turn_id: str) -> None:
+        """Tell how a turn ended that the log has not heard the end of."""
+        archive = self._shop.archive
+        known = await archive.accepted(self.user, turn_id) if archive else None
+        outcome = known.outcome if known and known.outcome else failed(Interrupted())
+        await self._docket.end(turn_id, outcome)
+        del self._broken[turn_id]
 
     async def _whole_log(self) -> list[Entry]:
         entries: list[Entry] = []
@@ -200,93 +190,108 @@ class Actor:
             entries += page
         return entries
 
-    async def _interrupt(self, turn_id: str, started: TurnStarted, events: list[Event]) -> None:
-        message = unfinished(started.run, events)
-        if message:
-            await self._scribe(started.session_id).write(message)
-            self._writer.emit(turn_id, MessageAdded(message=message))
-        self._writer.emit(turn_id, failed(Interrupted()))
-        await self._writer.flush()
-        log.info("turn.interrupted", user=self.user, turn=turn_id)
+    async def regain(self) -> None:
+        """Take the lease anew in a store that has lost everything, and tell it what is going on.
 
-    # The inbox
+        Raises:
+            Fenced: Somebody was faster.
+        """
+        archive = self._shop.archive
+        if archive and await archive.epoch(self.user) != self.lease.epoch:
+            raise Fenced
+        if not await self._shop.store.leases.renew(self.lease):
+            raise Fenced
+        log.warning("lease.regained", user=self.user, epoch=self.lease.epoch)
+        self._turns.retell()
+        self.check()
+
+    # The docket
 
     async def _serve(self) -> None:
         while not self._left.is_set():
-            waiting = await self._waiting()
-            self._held += waiting
-            self._place = waiting[-1].place if waiting else self._place
-            while not self._left.is_set() and (command := self._next()):
+            news = await self._look()
+            while not self._left.is_set() and not self._leaving and (command := self._next()):
                 await self._take_up(command)
-            if not waiting and not self._left.is_set():
+            if not news and not self._left.is_set():
                 await self._bell.wait(1.0)
                 if self._idle():
+                    self.why_left = "idle"
                     self._left.set()
 
-    def _next(self) -> Waiting | None:
-        """Return the next command. During a connect only a cancel or a disconnect is one."""
-        for place, each in enumerate(self._held):
-            if self._connecting is None or isinstance(each.command, Cancel | Disconnect):
-                return self._held.pop(place)
-        return None
-
-    async def _waiting(self) -> list[Waiting]:
-        """Return new commands; an actor that leaves takes up none, so that the next owner does.
+    async def _look(self) -> bool:
+        """Read new commands; an actor that leaves reads none, so that the next owner does.
 
         Raises:
-            Fenced: They are for another owner: the lease was taken, or the store has forgotten it.
+            Fenced: They are for another owner.
         """
         if self._leaving:
-            return []
+            return False
         try:
-            waiting = await self._shop.store.inbox.read(self.user, self._place)
-            if waiting and await self._shop.store.leases.get(self.user) != self.lease:
-                raise Fenced
-            return waiting
+            if self._look_again:
+                self._look_again = False
+                await self._docket.open()
+                return True
+            return await self._docket.look()
         except StoreUnavailable:  # the writer decides when it has lasted too long
             await anyio.sleep(0.5)
-            return []
+            return False
+        except Fenced:
+            if await self._is_forgotten():
+                await self.regain()
+                return True
+            raise
+
+    async def _is_forgotten(self) -> bool:
+        return await self._shop.store.leases.get(self.user) is None
+
+    def _next(self) -> Command | None:
+        """Return the next command. During a connect only a cancel or a disconnect is one."""
+        return self._docket.take() if self._connecting is None else self._docket.take(Cancel, Disconnect)
 
     def _idle(self) -> bool:
-        if self._turns:
+        if len(self._turns):
             self._used = time.monotonic()
         return time.monotonic() - self._used > self._shop.idle_timeout
 
-    async def _take_up(self, waiting: Waiting) -> None:
+    async def _take_up(self, command: Command) -> None:
         self._used = time.monotonic()
-        command = waiting.command
-        if isinstance(command, Send) and command.id in self._broken:
-            started = self._broken[command.id]  # it may have been broken off before the message was written
-            await self._scribe(started.session_id).write(question(started.run, command))
-        elif isinstance(command, Send) and command.id not in self._seen:
-            running = self._turns[command.id] = Running(command.session_id)
-            self._group.start_soon(self._turn, command, waiting.place, running)
-            return  # the turn forgets it, when the message is in the history
-        elif isinstance(command, Connect) and command.id not in self._seen:
+        if isinstance(command, Send):
+            await self._count(command)
+            self._turns.start(command)
+        elif isinstance(command, Connect):
             self._connecting = anyio.CancelScope()
-            self._group.start_soon(self._connect_aside, waiting, self._connecting)
-            return
-        elif command.id not in self._seen:
+            self._tasks.start_soon(self._connect_aside, command, self._connecting)
+        else:
             await self._answer(command)
-        await self._forget(waiting.place)
 
-    async def _connect_aside(self, waiting: Waiting, scope: anyio.CancelScope) -> None:
+    async def _count(self, command: Send) -> None:
+        """Count the owners that have died over a message, of which the record may know more than the log."""
+        past = self._broken.get(command.id)
+        if past is None or not (past.crashes or await self._has_begun(command, past)):
+            return
+        died = past.crashes
+        if self._shop.archive:
+            died = await self._shop.archive.retry(self.user, command.id, epoch=self.lease.epoch)
+        if died >= ATTEMPTS:
+            self._given_up.add(command.id)
+        log.info("turn.resumed", user=self.user, turn=command.id, crashes=died)
+
+    async def _has_begun(self, command: Send, past: Past) -> bool:
+        """Tell whether there is something of a turn of which the log knows nothing."""
+        if past.starts:
+            return False
+        return bool(await self._shop.history.record.turn(self.user, command.session_id, command.run))
+
+    async def _connect_aside(self, command: Connect, scope: anyio.CancelScope) -> None:
         """Connect in a task of its own: a server may take its time, and a turn can be stopped meanwhile."""
         try:
             with scope:
-                await self._answer(waiting.command)
-            if scope.cancelled_caught:
-                self._writer.emit(waiting.command.id, failed(InvalidRequest("A disconnect came in between.")))
-                await self._writer.flush()
-            await self._forget(waiting.place)
+                await self._answer(command)
+            if scope.cancelled_caught and not self._leaving:
+                await self._docket.end(command.id, failed(InvalidRequest("A disconnect came in between.")))
         finally:
             self._connecting = None
             self.ring()
-
-    async def _forget(self, place: str) -> None:
-        """Take a command out of the inbox. If that fails, the log still tells that it was taken up."""
-        with contextlib.suppress(StoreUnavailable):
-            await self._shop.store.inbox.remove(self.user, place)
 
     async def _answer(self, command: Command) -> None:
         """Carry a command out that is not a turn, and say how it went."""
@@ -297,23 +302,24 @@ class Actor:
         except Exception:  # a command that nobody can carry out must not come back for ever
             log.exception("command.crashed", user=self.user, command=command.type)
             event = failed(Unexpected())
-        self._writer.emit(command.id, event)
-        await self._writer.flush()
-        self._mind(event)
+        await self._ended(command, event)
         log.info("command.done", user=self.user, command=command.type, outcome=event.type)
 
-    def _mind(self, outcome: Final) -> None:
-        """Leave when the archive knows a newer owner: the store may have heard of none."""
-        if isinstance(outcome, Failed) and outcome.code == Fenced.code:
-            self._left.set()
-            self.ring()
+    async def _ended(self, command: Command, outcome: Final) -> None:
+        """Record and tell an end; one that is another owner's to tell is left to them."""
+        try:
+            if isinstance(outcome, Failed) and outcome.code == Fenced.code:
+                raise Fenced
+            await self._docket.end(command.id, outcome, record=is_recorded(command))
+        except Fenced:
+            self.fence()
 
     async def _carry_out(self, command: Command) -> Final:
         match command:
             case Connect():
                 return await self._connect(command)
             case Cancel():
-                return Cancelled(turns=await self._cancel(command.session_id))
+                return Cancelled(turns=await self._turns.stop(command.session_id))
             case Disconnect():
                 return await self._disconnect()
             case DeleteSession():
@@ -323,41 +329,37 @@ class Actor:
 
     # Turns
 
-    async def _turn(self, command: Send, place: str, running: Running) -> None:
-        """One turn at a time in a session, in the order in which the messages came."""
-        structlog.contextvars.bind_contextvars(user=self.user, session=command.session_id, turn=command.id)
-        started = False
-        try:
-            with running.scope:
-                async with self._locks[command.session_id]:
-                    started = True
-                    await self._run_turn(command, place, running)
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
-                if not started:
-                    await self._decline(command, place, running)
-            self._turns.pop(command.id, None)
-            if not any(other.session_id == command.session_id for other in self._turns.values()):
-                self._locks.pop(command.session_id, None)
-            running.ended.set()
-
-    async def _run_turn(self, command: Send, place: str, running: Running) -> None:
-        run = new_id()
-        turn = Turn(
-            question(run, command),
-            run=run,
+    def _turn(self, command: Send) -> Turn:
+        terms = Terms(
             scribe=self._scribe(command.session_id),
-            emit=self._emit(command.id),
+            emit=partial(self._writer.emit, command.id),
             flush=self._writer.flush,
-            prepare=self._prepare,
-            taken=partial(self._forget, place),
+            end=partial(self._end_turn, command),
+            prepare=self._equipment.prepare,
+            held=self._held,
             limit=self._shop.turn_timeout,
             budget=self._shop.budget,
         )
-        self._mind(await turn.run(why_cancelled=running.why_cancelled))
-        await self._forget(place)
-        if self._shop.summary and self._shop.archive and self._ready:
-            self._aside.start_soon(self._sum_up, command.session_id, self._shop.archive, self._ready.agent)
+        past = self._broken.pop(command.id, None)
+        return Turn(command, terms, past=past, give_up=command.id in self._given_up)
+
+    async def _end_turn(self, command: Send, outcome: Final) -> None:
+        await self._ended(command, outcome)
+        ready = self._equipment.ready
+        if self._shop.summary and self._shop.archive and ready:
+            self._aside.start_soon(self._sum_up, command.session_id, self._shop.archive, ready.agent)
+
+    async def _held(self) -> None:
+        """Return when the others know this worker to be alive: only then may it do what cannot be undone.
+
+        Raises:
+            StoreUnavailable: They have not for a while.
+        """
+        with anyio.move_on_after(HELD_LIMIT):
+            while not self._shop.held():  # noqa: ASYNC110 - another thread's clock: nothing here can tell
+                await anyio.sleep(0.1)
+            return
+        raise StoreUnavailable
 
     async def _sum_up(self, session_id: str, archive: Archive, agent: Agent) -> None:
         """Sum up what the next turn will not be shown; nobody waits for it, and a failure costs nothing."""
@@ -376,44 +378,25 @@ class Actor:
         finally:
             self._summing.discard(session_id)
 
-    async def _decline(self, command: Send, place: str, running: Running) -> None:
-        """End a turn that was stopped before it began. One that was not stopped stays in the inbox."""
-        if running.stopped:
-            self._writer.emit(command.id, TurnFinished(stopped=True))
-            await self._writer.flush()
-            await self._forget(place)
-
-    def _emit(self, command_id: str) -> Callable[[Event], None]:
-        return lambda event: self._writer.emit(command_id, event)
-
     def _scribe(self, session_id: str) -> Scribe:
         return Scribe(
             record=self._shop.history.record,
             user=self.user,
             session_id=session_id,
             epoch=self.lease.epoch,
-            backend=self._config.backend if self._config else "",
+            backend=self._equipment.backend,
             fresh=self._fresh,
         )
 
-    async def _cancel(self, session_id: str | None) -> int:
-        """Stop turns and wait until they have ended."""
-        turns = [t for t in self._turns.values() if session_id in (None, t.session_id)]
-        for running in turns:
-            running.stop()
-        for running in turns:
-            await running.ended.wait()
-        return len(turns)
+    # Sessions
 
     async def _delete(self, session_id: str) -> SessionDeleted:
         """Delete a session; if it is the connected one, a new one takes its place."""
         existed = await self._erase(session_id)
-        config = self._config or await self._shop.configs.get(self.user)
+        config = await self._equipment.config()
         if config and config.session_id == session_id:
             existed = True
-            config = replace(config, session_id=new_id())
-            await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
-            self._config = config if self._ready else None
+            await self._equipment.rename_session(replace(config, session_id=new_id()))
         return SessionDeleted(existed=existed)
 
     async def _erase(self, session_id: str, stopped: Collection[str] = ()) -> bool:
@@ -423,7 +406,7 @@ class Actor:
             stopped: Turns that were stopped a moment ago: somebody may still wait for their ends.
         """
         stopped = {*stopped, *self._turns}
-        await self._cancel(session_id)
+        await self._turns.stop(session_id)
         existed = await self._shop.history.record.delete(self.user, session_id, epoch=self.lease.epoch)
         self._fresh.discard(session_id)
         await self._erase_log(session_id, set(stopped))
@@ -442,8 +425,8 @@ class Actor:
             for entry in entries
             if entry.command_id in turns and not (entry.command_id in awaited and is_final(entry.event))
         ]
-        await self._shop.store.log.erase(self.user, said, turns - awaited)
-        self._seen -= turns
+        await self._shop.store.log.erase(self.user, said, turns - awaited, epoch=self.lease.epoch)
+        self._docket.release(turns)
 
     # Connections
 
@@ -451,18 +434,17 @@ class Actor:
         """Open the new connections first; only when they are proven does anything change."""
         wanted = self._shop.vault.open(command.sealed, user=self.user, field="connect")
         config = CONFIG.validate_json(wanted)
-        ready = await self._open(config)
-        earlier = self._config or await self._shop.configs.get(self.user)
+        ready = await self._equipment.open(config)
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
+            earlier = await self._equipment.config()
             await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
             stopped = set(self._turns)
-            await self._cancel(None)
+            await self._turns.stop(None)
         except BaseException:  # cancelled or not: what was opened is closed
-            await closed(ready)
+            await ready.aclose()
             raise
-        before, self._config, self._ready = self._ready, config, ready
-        await closed(before)
+        await self._equipment.change(config, ready)
         if earlier and not self._shop.keep_history:
             await self._erase(earlier.session_id, stopped)
         await self._adopt(command.user_id, config.session_id)
@@ -475,44 +457,12 @@ class Actor:
         except StoreUnavailable:
             log.warning("history.not_adopted", user=self.user)
 
-    async def _open(self, config: UserConfig) -> Ready:
-        connections = [self._shop.connection(server) for server in config.servers]
-        model = await to_thread.run_sync(self._shop.providers.open, config.model)
-        try:
-            await open_all(connections, self._group)
-            return await to_thread.run_sync(self._equip, model, Toolbox(connections))
-        except BaseException:  # cancelled or not: what was opened is closed
-            with anyio.CancelScope(shield=True):
-                await close_all(connections)
-                await model.aclose()
-            raise
-
-    def _equip(self, model: Model, toolbox: Toolbox) -> Ready:
-        """Build the agent: with many tools that takes a while, so it is done off the event loop."""
-        shop = self._shop
-        agent = Agent(model.chat, toolbox.tools, rounds=shop.tool_rounds, silence=shop.model_timeout)
-        return Ready(model, agent, toolbox)
-
-    async def _prepare(self) -> tuple[Agent, Toolbox]:
-        """Return agent and tools; after a rest or a takeover they are made anew."""
-        async with self._preparing:
-            await self._shop.configs.touch(self.user, epoch=self.lease.epoch)
-            if self._ready is None:
-                self._config = await self._shop.configs.get(self.user)
-                if self._config is None:
-                    raise NotConnected
-                try:
-                    self._ready = await self._open(self._config)
-                except ServerUnavailable:
-                    raise ServerUnavailable("Lost connection to MCP server. Please reconnect.") from None
-            return self._ready.agent, self._ready.toolbox
-
     async def _disconnect(self) -> Disconnected:
         if self._connecting:
             self._connecting.cancel()
         stopped = set(self._turns)
-        await self._cancel(None)
-        config = self._config or await self._shop.configs.get(self.user)
+        await self._turns.stop(None)
+        config = await self._equipment.config()
         if config is None:
             raise NotConnected
         epoch = self.lease.epoch
@@ -521,26 +471,10 @@ class Actor:
         else:
             await self._erase(config.session_id, stopped)
         await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
-        await self._let_go()
+        await self._equipment.close()
+        self.why_left = "disconnect"
         self._left.set()
         return Disconnected()
-
-    async def _let_go(self) -> None:
-        """Close what is open; the configuration stays where it is stored."""
-        before, self._config, self._ready = self._ready, None, None
-        await closed(before)
-
-    @property
-    def _group(self) -> TaskGroup:
-        assert self._tasks is not None, "the actor runs"
-        return self._tasks
-
-
-async def closed(ready: Ready | None) -> None:
-    """Close what was ready, even while being cancelled."""
-    if ready:
-        with anyio.CancelScope(shield=True):
-            await ready.aclose()
 
 
 def codes(group: BaseExceptionGroup[ChatError]) -> set[str]:

@@ -17,12 +17,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mcp_chat import logs
-from mcp_chat.actor import Workshop
 from mcp_chat.api import errors, operations, web
 from mcp_chat.api.auth import Auth
+from mcp_chat.api.events import Events
 from mcp_chat.api.health import Check, Health
 from mcp_chat.api.identity import DemoIdentity, Identity, JWTIdentity, cookie_secret
 from mcp_chat.api.llmchat import LLMChat
+from mcp_chat.api.metrics import Scrape
 from mcp_chat.api.sessions import Sessions
 from mcp_chat.api.uploads import Uploads
 from mcp_chat.catalogue import CatalogueEntry, read_catalogue
@@ -30,11 +31,15 @@ from mcp_chat.config import ServerConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection, Dialer
 from mcp_chat.context import Budget
+from mcp_chat.deaths import heard
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.drain import Drain
 from mcp_chat.exceptions import ChatError, SettingsError
+from mcp_chat.feed import Feed
+from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.message import new_id
+from mcp_chat.metrics import Metrics
 from mcp_chat.netguard import Policy
 from mcp_chat.ownership import Ownership
 from mcp_chat.providers import Providers
@@ -43,13 +48,20 @@ from mcp_chat.servers import current, read_servers
 from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.stores.memory import MemoryStore
-from mcp_chat.stores.redis import RedisStore, open_redis
+from mcp_chat.stores.redis import RedisStore, open_leases, open_redis
 from mcp_chat.stores.sql import open_sql
 from mcp_chat.vault import Vault, decode_key
+from mcp_chat.workshop import Workshop
 
 log = structlog.get_logger()
 
 TIDY_EVERY = 3600.0
+HELD = 3.0
+"""Seconds after the last beat in which this worker may believe that the others know it to be alive."""
+
+CONFIG_TTL = 30 * 86_400
+"""Seconds for which an unused configuration is kept in Redis when there is no database behind it."""
+
 STOP_GRACE = 8.0
 """Seconds that turns get to end when the worker stops."""
 
@@ -78,17 +90,23 @@ def create_app(settings: Settings | None = None) -> Starlette:
         async with AsyncExitStack() as stack:
             store, archive = await open_stores(settings, stack)
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            workshop = workshop_of(settings, store, archive, vault, entries, servers)
+            metrics = Metrics()
+            heart = heart_of(settings, store)
+            feed = Feed(store.log, store.bells, tasks, metrics)
+            feed.start()
+            workshop = workshop_of(settings, store, archive, vault, entries, servers, heart, feed, metrics)
             ownership = Ownership(
-                os.environ.get("MCP_CHAT_WORKER") or f"{settings.worker_id}:{os.getpid()}:{new_id()[:8]}",
                 workshop,
+                heart,
                 tasks,
                 lock_ttl=settings.session_lock_ttl,
                 lock_retries=settings.session_lock_retries,
                 lock_wait=settings.session_lock_wait,
             )
             await ownership.start()
-            mount(app, settings, workshop, ownership, identity, servers, drain)
+            if app.state.deaths:
+                tasks.start_soon(ownership.hear_deaths, heard(app.state.deaths))
+            mount(app, settings, workshop, ownership, feed, identity, servers, drain)
             if archive:
                 tasks.start_soon(tidy_up, archive)
             left = anyio.Event()
@@ -109,6 +127,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
         lifespan=lifespan,
     )
     app.state.drain = drain
+    app.state.deaths = None
     return app
 
 
@@ -190,9 +209,17 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> tuple[Store,
         redis_url,
         max_messages=settings.history_max_messages,
         history_ttl=settings.history_ttl,
-        session_ttl=settings.session_ttl,
+        session_ttl=settings.session_ttl if archive else CONFIG_TTL,
     )
     return await stack.enter_async_context(redis), archive
+
+
+def heart_of(settings: Settings, store: Store) -> Heartbeat:
+    """Return this worker's heartbeat, under a name that no other process has."""
+    worker = os.environ.get("MCP_CHAT_WORKER") or f"{settings.worker_id}:{os.getpid()}:{new_id()[:8]}"
+    if url := settings.redis_url.get_secret_value():
+        return Heart(worker, lambda: open_leases(url))
+    return LoopHeart(worker, store.leases)
 
 
 def workshop_of(
@@ -202,6 +229,9 @@ def workshop_of(
     vault: Vault,
     entries: list[CatalogueEntry],
     servers: dict[str, ServerConfig],
+    heart: Heartbeat,
+    feed: Feed,
+    metrics: Metrics,
 ) -> Workshop:
     """Return what the actors work with."""
     policy = Policy(settings.allowed_networks)
@@ -225,10 +255,14 @@ def workshop_of(
             silence=settings.model_timeout,
         ),
         connection=lambda server: connection(current(server, servers)),
+        held=lambda: heart.beats(HELD),
+        deliver=feed.deliver,
+        metrics=metrics,
         turn_timeout=settings.turn_timeout,
         model_timeout=settings.model_timeout,
         tool_rounds=settings.tool_rounds,
         idle_timeout=settings.idle_timeout,
+        session_ttl=settings.session_ttl,
         budget=budget_of(settings),
         keep_history=settings.keep_history,
         summary=settings.summary,
@@ -261,6 +295,7 @@ def mount(
     settings: Settings,
     workshop: Workshop,
     ownership: Ownership,
+    feed: Feed,
     identity: Identity,
     servers: dict[str, ServerConfig],
     drain: Drain,
@@ -268,7 +303,14 @@ def mount(
     """Put the routes in place, now that there is something behind them."""
     chat = LLMChat(
         identity=identity,
-        dispatch=Dispatch(workshop.store, ownership, patience=settings.turn_timeout + 60),
+        dispatch=Dispatch(
+            workshop.store,
+            workshop.archive,
+            workshop.history.record,
+            ownership,
+            feed,
+            patience=settings.turn_timeout + 60,
+        ),
         store=workshop.store,
         configs=workshop.configs,
         history=workshop.history,
@@ -301,7 +343,16 @@ def mount(
         upload_quota=settings.upload_quota_bytes,
     )
     auth = Auth(identity=identity, max_body=settings.max_body_bytes)
-    listed = operations.operations(chat, sessions, uploads, auth, health)
+    events = Events(
+        identity=identity,
+        dispatch=chat.dispatch,
+        configs=workshop.configs,
+        record=workshop.history.record,
+        max_messages=settings.history_max_messages,
+    )
+    listed = operations.operations(
+        chat, events, sessions, uploads, auth, health, Scrape(metrics=workshop.metrics)
+    )
     app.router.routes[:] = [
         *(operation.route() for operation in listed),
         operations.openapi_route(listed, version=version("mcp-chat")),

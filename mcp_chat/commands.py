@@ -1,4 +1,4 @@
-"""What someone asks a user's owner to do. Commands wait in the user's inbox until the owner takes them up."""
+"""What someone asks a user's owner to do. Commands stay in the user's inbox until they end."""
 
 from __future__ import annotations
 
@@ -27,11 +27,18 @@ class Connect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """Answer this message; a turn begins. Its id is the turn's."""
+    """Answer this message; a turn begins. Its id is the turn's.
+
+    Attributes:
+        run: Begins the ids of the messages that the turn writes, whoever runs it and however often.
+        interrupt: Stop the session's earlier turns instead of waiting for their ends.
+    """
 
     session_id: str
     text: str
     parts: tuple[Part, ...] = ()
+    run: str = field(default_factory=new_id)
+    interrupt: bool = False
     id: str = field(default_factory=new_id)
     type: Literal["send"] = "send"
 
@@ -66,3 +73,8 @@ Command = Connect | Send | Cancel | Disconnect | DeleteSession
 
 COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 """Commands as JSON."""
+
+
+def is_recorded(command: Command) -> bool:
+    """Tell whether a command goes into the record: a stop must be possible when the database is not."""
+    return not isinstance(command, Cancel)

@@ -16,7 +16,12 @@ Transport = Literal["streamable_http", "sse", "stdio"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """An MCP server. Only the operator's file may name a command; those are marked trusted."""
+    """An MCP server. Only the operator's file may name a command; those are marked trusted.
+
+    Attributes:
+        safe_tools: Tools that may be called again when the outcome of a call is not known.
+        trust_read_only: Whether the server's own word for that, its `readOnlyHint`, counts.
+    """
 
     alias: str
     transport: Transport = "streamable_http"
@@ -28,6 +33,8 @@ class ServerConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     operator: bool = False
+    safe_tools: tuple[str, ...] = ()
+    trust_read_only: bool = False
 
     def all_headers(self) -> dict[str, str]:
         """Return the headers of every request to this server, and to no other."""

@@ -214,7 +214,12 @@ class Connection:
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
                 async with self._connector(self.server) as client:
-                    self.tools = named(self.server.alias, await list_tools(client))
+                    self.tools = named(
+                        self.server.alias,
+                        await list_tools(client),
+                        safe=self.server.safe_tools,
+                        trust_read_only=self.server.trust_read_only,
+                    )
                     scope.deadline = math.inf
                     opened = True
                     try:
@@ -363,6 +368,11 @@ class Toolbox:
     def tools(self) -> tuple[Tool, ...]:
         """All tools, server by server."""
         return tuple(tool for connection in self.connections for tool in connection.tools)
+
+    def safe(self, name: str) -> bool:
+        """Tell whether the operator has declared that a tool may be called twice."""
+        tool = find(self.tools, name)
+        return tool is not None and tool.safe
 
     async def call(self, name: str, args: Mapping[str, Any], on_progress: ProgressFnT) -> ToolResult:
         """Call a tool by its name in the conversation."""

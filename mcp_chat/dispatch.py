@@ -5,15 +5,43 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
-from mcp_chat.commands import Command, Send
-from mcp_chat.events import Entry, Final, is_final
+from mcp_chat.commands import Command, Send, is_recorded
+from mcp_chat.events import (
+    Discarded,
+    Entry,
+    Event,
+    Final,
+    HandedOver,
+    MessageAdded,
+    TurnStarted,
+    is_final,
+    order,
+)
 from mcp_chat.exceptions import Draining, StoreUnavailable, TooManyWaiting
+from mcp_chat.feed import Feed, Gap
 from mcp_chat.ownership import Ownership
-from mcp_chat.stores.base import Store
+from mcp_chat.record import Record
+from mcp_chat.recovery import VOID
+from mcp_chat.stores.base import START, Accepted, Archive, Store
 
 MAX_WAITING = 16
-"""Messages; of all commands twice as many may wait, so that a full inbox can still be cancelled."""
+"""Messages besides the one that is answered; twice as many commands, so that a full inbox can be cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A command that was accepted.
+
+    Attributes:
+        place: The place in the log behind which its events are.
+        accepted: What the record has of it.
+    """
+
+    id: str
+    place: str
+    accepted: Accepted
 
 
 class Dispatch:
@@ -21,20 +49,32 @@ class Dispatch:
 
     Args:
         store: Inboxes, logs and bells.
+        archive: The record of commands, or None.
+        record: What was said, for those who ask again.
         ownership: Wakes the owners.
+        feed: Follows the logs.
         patience: Seconds in which something must happen to a user who waits: longer than any turn.
     """
 
-    def __init__(self, store: Store, ownership: Ownership, *, patience: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        archive: Archive | None,
+        record: Record,
+        ownership: Ownership,
+        feed: Feed,
+        *,
+        patience: float,
+    ) -> None:
         self._store = store
+        self._archive = archive
+        self._record = record
         self._ownership = ownership
+        self._feed = feed
         self._patience = patience
 
-    async def submit(self, user: str, command: Command) -> str:
-        """Hand a command over, once for each id.
-
-        Returns:
-            The place in the log behind which its events are.
+    async def submit(self, user: str, command: Command) -> Ticket:
+        """Hand a command over, once for each id: when this returns nothing can lose it.
 
         Raises:
             Draining: This worker stops; another one takes the command.
@@ -42,15 +82,26 @@ class Dispatch:
         """
         if self._ownership.leaving:
             raise Draining
-        limit = MAX_WAITING if isinstance(command, Send) else 2 * MAX_WAITING
-        place = await self._store.inbox.put(user, command, limit=limit)
-        if place is None:
-            raise TooManyWaiting
+        accepted = Accepted(id=command.id, command=command, new=True)
+        if self._archive and is_recorded(command):
+            accepted = await self._archive.accept(user, command)
+        if accepted.outcome:
+            return Ticket(id=command.id, place=START, accepted=accepted)
+        place = await self._put(user, accepted.command or command, accepted)
         with contextlib.suppress(StoreUnavailable):  # it is in the inbox: who follows it wakes again
             await self._ownership.wake(user)
+        return Ticket(id=command.id, place=place, accepted=accepted)
+
+    async def _put(self, user: str, command: Command, accepted: Accepted) -> str:
+        limit = 1 + MAX_WAITING if isinstance(command, Send) else 2 * MAX_WAITING
+        place = await self._store.inbox.put(user, command, limit=limit)
+        if place is None:
+            if self._archive and accepted.new:
+                await self._archive.withdraw(user, command.id)
+            raise TooManyWaiting
         return place
 
-    async def follow(self, user: str, command_id: str, after: str) -> AsyncGenerator[Entry | None]:
+    async def follow(self, user: str, ticket: Ticket) -> AsyncGenerator[Entry | None]:
         """Yield a command's entries up to the final one; None each second in which nothing came.
 
         Whoever owns the user may die meanwhile: in each silent second somebody is made to serve them.
@@ -59,24 +110,132 @@ class Dispatch:
             Draining: This worker stops, and somebody else serves the user.
             StoreUnavailable: The store does not answer, or has lost the command.
         """
-        heard = time.monotonic()
-        async with self._store.bells.listen(f"chat:bell:{{{user}}}") as bell:
-            while True:
-                entries = await self._store.log.read(user, after)
-                heard = time.monotonic() if entries else heard
-                for entry in entries:
-                    after = entry.id
-                    if entry.command_id == command_id:
-                        yield entry
-                        if is_final(entry.event):
-                            return
-                if not entries and not await bell.wait(1.0):
+        if ticket.accepted.outcome:
+            for entry in await self._ended(user, ticket.accepted, ticket.accepted.outcome):
+                yield entry
+            return
+        missed = False
+        async with contextlib.aclosing(self._heard(user, ticket.place)) as heard:
+            async for found in heard:
+                missed |= isinstance(found, Gap)
+                if found is None:
                     yield None
-                    if self._ownership.gone_for(user):
+                    await self._put_again(user, ticket.accepted)
+                if not isinstance(found, Entry) or found.command_id != ticket.id:
+                    continue
+                if missed and is_final(found.event):
+                    for entry in await self._recall(user, ticket.accepted, found.event):
+                        yield entry
+                    return
+                yield found
+                if is_final(found.event):
+                    return
+                if isinstance(found.event, HandedOver) and self._ownership.leaving:
+                    raise Draining
+
+    async def _put_again(self, user: str, accepted: Accepted) -> None:
+        """Put a command that the store has lost into the inbox again, if it is known not to have ended."""
+        command = accepted.command
+        if command is None or (is_recorded(command) and self._archive is None):
+            return
+        if await self._store.inbox.seen(user, command.id) is None:
+            await self._store.inbox.put(user, command, limit=2 * MAX_WAITING)
+            await self._ownership.wake(user)
+
+    async def watch(self, user: str, after: str) -> AsyncGenerator[Entry | Gap | None]:
+        """Yield all entries of a user's behind a place, as they come, without end.
+
+        Raises:
+            Draining: This worker stops.
+            StoreUnavailable: The store does not answer.
+        """
+        async with contextlib.aclosing(self._heard(user, after, for_ever=True)) as heard:
+            async for found in heard:
+                yield found
+
+    async def running(self, user: str, session_id: str | None) -> str | None:
+        """Return the turn that runs in a session, or in any; one that is about to counts too."""
+        for waiting in await self._store.inbox.read(user, START):
+            command = waiting.command
+            if isinstance(command, Send) and session_id in (None, command.session_id):
+                known = await self._archive.accepted(user, command.id) if self._archive else None
+                if known is None or known.outcome is None:  # else the inbox is about to hear of it
+                    return command.id
+        return None
+
+    async def beginning(self, user: str, turn_id: str) -> str | None:
+        """Return the place behind which a turn begins in the log, None if the log does not have it."""
+        place = await self._store.inbox.seen(user, turn_id)
+        while place and (page := await self._store.log.read(user, place)):
+            for entry in page:
+                if entry.command_id == turn_id:
+                    return place
+                place = entry.id
+        return None
+
+    async def earlier(self, user: str, entry: Entry) -> list[Entry]:
+        """Return the entries of a turn that come before one of its own."""
+        place = await self._store.inbox.seen(user, entry.command_id)
+        found: list[Entry] = []
+        while place and (page := await self._store.log.read(user, place)):
+            for each in page:
+                if order(each.id) >= order(entry.id):
+                    return found
+                if each.command_id == entry.command_id:
+                    found.append(each)
+            place = page[-1].id
+        return found
+
+    async def end(self, user: str) -> str:
+        """Return the place of the last entry in a user's log."""
+        return await self._store.log.end(user)
+
+    async def _heard(
+        self, user: str, after: str, *, for_ever: bool = False
+    ) -> AsyncGenerator[Entry | Gap | None]:
+        heard = time.monotonic()
+        async with contextlib.aclosing(self._feed.follow(user, after)) as batches:
+            async for batch in batches:
+                if isinstance(batch, Gap):
+                    yield batch
+                elif batch:
+                    heard = time.monotonic()
+                    if self._ownership.late:
                         raise Draining
-                    await self._ownership.wake(user)
-                    if time.monotonic() - heard > self._patience:
+                    for entry in batch:
+                        yield entry
+                else:
+                    yield None
+                    await self._look_after(user, for_ever=for_ever)
+                    if not for_ever and time.monotonic() - heard > self._patience:
                         raise StoreUnavailable("The answer was lost. Please send the message again.")
+
+    async def _look_after(self, user: str, *, for_ever: bool) -> None:
+        """Have somebody serve the user if there is something to be done."""
+        if self._ownership.gone_for(user):
+            raise Draining
+        if not for_ever or await self._store.inbox.waits(user):
+            await self._ownership.wake(user)
+
+    async def _ended(self, user: str, accepted: Accepted, outcome: Final) -> list[Entry]:
+        """Return a command that has ended as the log has it, or else as the record has it."""
+        end = Entry(id=f"{2**62}-0", command_id=accepted.id, event=outcome)
+        entries = await self.earlier(user, end)
+        if entries and is_final(entries[-1].event):
+            return entries
+        return await self._recall(user, accepted, outcome)
+
+    async def _recall(self, user: str, accepted: Accepted, outcome: Final) -> list[Entry]:
+        """Return a command that has ended as the record has it, whatever the log has lost."""
+        events: list[Event] = []
+        if accepted.run or (isinstance(accepted.command, Send) and accepted.command.run):
+            known = accepted.command if isinstance(accepted.command, Send) else None
+            session_id = accepted.session_id or (known.session_id if known else "")
+            run = accepted.run or (known.run if known else "")
+            events = [TurnStarted(session_id=session_id, run=run), Discarded(after=VOID)]
+            messages = await self._record.turn(user, session_id, run)
+            events += [MessageAdded(message=message) for message in messages]
+        return [Entry(id="", command_id=accepted.id, event=event) for event in [*events, outcome]]
 
     async def wake(self, user: str) -> None:
         """Make sure that somebody serves the user: whoever did may have died."""
@@ -84,9 +243,9 @@ class Dispatch:
 
     async def outcome(self, user: str, command: Command) -> Final:
         """Hand a command over and wait for how it ends."""
-        place = await self.submit(user, command)
-        async with contextlib.aclosing(self.follow(user, command.id, place)) as entries:
+        ticket = await self.submit(user, command)
+        async with contextlib.aclosing(self.follow(user, ticket)) as entries:
             async for entry in entries:
-                if entry and isinstance(entry.event, Final):
+                if entry and is_final(entry.event):
                     return entry.event
         raise StoreUnavailable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import Field, TypeAdapter
 
@@ -17,11 +17,24 @@ from mcp_chat.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnStarted:
-    """An owner has taken a user's message up.
+class TakenOver:
+    """A worker has claimed the user; the first entry of each epoch, and of no command.
 
     Attributes:
-        run: Begins the ids of the messages that this attempt writes, so that none is written twice.
+        before: The log's last entry then: a reader who has read up to there has missed nothing.
+    """
+
+    worker: str
+    before: str
+    type: Literal["taken_over"] = "taken_over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """An owner has taken a user's message up; again, if an earlier one could not end the turn.
+
+    Attributes:
+        run: Begins the ids of the messages that the turn writes.
     """
 
     session_id: str
@@ -35,6 +48,26 @@ class TextDelta:
 
     text: str
     type: Literal["text_delta"] = "text_delta"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discarded:
+    """What the turn's text deltas behind the place `after` said is void; what holds of it is said again."""
+
+    after: str
+    type: Literal["discarded"] = "discarded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOver:
+    """The owner stops in good order and leaves the turn to the next one.
+
+    Attributes:
+        pending: Calls that are recorded and have certainly not been made.
+    """
+
+    pending: tuple[str, ...] = ()
+    type: Literal["handed_over"] = "handed_over"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +168,18 @@ class Failed:
 
 
 Final = TurnFinished | Connected | Cancelled | Disconnected | SessionDeleted | Failed
-Event = TurnStarted | TextDelta | ToolStarted | ToolProgressed | ToolFinished | MessageAdded | Final
+Event = (
+    TakenOver
+    | TurnStarted
+    | TextDelta
+    | Discarded
+    | HandedOver
+    | ToolStarted
+    | ToolProgressed
+    | ToolFinished
+    | MessageAdded
+    | Final
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +199,11 @@ class Entry:
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 """Events as JSON."""
 
+FINAL: TypeAdapter[Final] = TypeAdapter(Annotated[Final, Field(discriminator="type")])
+"""Final events as JSON."""
 
-def is_final(event: Event) -> bool:
+
+def is_final(event: Event) -> TypeGuard[Final]:
     """Tell whether nothing follows for the event's command."""
     return isinstance(event, Final)
 
@@ -165,6 +212,14 @@ def order(entry_id: str) -> tuple[int, int]:
     """Return an entry's place as numbers that compare."""
     epoch, _, n = entry_id.partition("-")
     return int(epoch), int(n or 0)
+
+
+def follows(place: str, entry: Entry) -> bool:
+    """Tell whether an entry is the next one behind a place: nothing lies between them."""
+    (epoch, n), (its_epoch, its_n) = order(place), order(entry.id)
+    if isinstance(entry.event, TakenOver):
+        return entry.event.before == place
+    return epoch == its_epoch and its_n == n + 1
 
 
 def fold(session: Session, event: Event) -> Session:

@@ -18,6 +18,7 @@ ChatError                      code, retryable; str() is safe to show to the use
 ├── ModelFailed                the model or its provider did not answer as it should
 │   └── ModelTimeout           it did not answer in time
 ├── StoreUnavailable           Redis or the database did not answer
+│   └── Forgotten              Redis has lost what it held (stores, writer)
 ├── Draining                   this worker is about to stop
 ├── Interrupted                the worker that ran the turn has stopped
 ├── Fenced                     another worker owns this user now
@@ -134,6 +135,10 @@ class StoreUnavailable(ChatError):
 
     code = "store_unavailable"
     retryable = True
+
+
+class Forgotten(StoreUnavailable):
+    """The chat's storage has lost its data. Please try again in a moment."""
 
 
 class Fenced(ChatError):

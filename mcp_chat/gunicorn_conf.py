@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from typing import Any
 
+from mcp_chat.deaths import deaths_of
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.settings import load_settings, read_env_file
 from mcp_chat.worker import STOP_LIMIT, worker_name
@@ -34,12 +39,41 @@ accesslog = None  # the application writes one line per request
 errorlog = "-"
 loglevel = _settings.log_level
 
+# Set before anything imports `prometheus_client`, which looks for it then. Always a new one: after USR2
+# another master's may stand here.
+_metrics = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="mcp-chat-metrics-")
+_loader = os.getpid()
+
+
+@atexit.register
+def _forget() -> None:
+    """Remove the metrics of a master that does not get as far as `on_exit`; a worker's end is none."""
+    if os.getpid() == _loader:
+        shutil.rmtree(_metrics, ignore_errors=True)
+
 
 def pre_fork(arbiter: Any, worker: Any) -> None:
     """Name the worker while the master still has it, so that both know the name."""
     worker.name = worker_name(_settings.worker_id or socket.gethostname(), arbiter.pid, worker.age)
+    worker.deaths = deaths_of(arbiter).receiver
+    if worker.cfg.uid != os.geteuid():  # a master that is root, workers that are not
+        os.chown(_metrics, worker.cfg.uid, worker.cfg.gid)
 
 
 def post_fork(arbiter: Any, worker: Any) -> None:
     """Tell the application its worker's name."""
     os.environ["MCP_CHAT_WORKER"] = worker.name
+
+
+def child_exit(arbiter: Any, worker: Any) -> None:
+    """Tell the other workers that this one has ended, and drop what it had in use out of the metrics."""
+    deaths_of(arbiter).tell(worker.name)
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - see `_metrics`
+
+    with contextlib.suppress(OSError):  # an error here would end the master
+        mark_process_dead(worker.pid, _metrics)  # type: ignore[no-untyped-call]
+
+
+def on_exit(arbiter: Any) -> None:
+    """Remove the metrics with the master."""
+    shutil.rmtree(_metrics, ignore_errors=True)

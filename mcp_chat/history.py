@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from redis.asyncio import Redis
-
 from mcp_chat.context import Budget, may_be_cut, shown
 from mcp_chat.exceptions import InvalidRequest, StoreUnavailable
 from mcp_chat.identity import user_key
@@ -15,9 +13,11 @@ from mcp_chat.message import ID, Message, Role, new_id
 from mcp_chat.record import DEFAULT, Record
 from mcp_chat.session import Session, fitting
 from mcp_chat.stores.base import Archive, Window
+from mcp_chat.stores.client import Client
 from mcp_chat.stores.gateway import GatewayHistory
 from mcp_chat.stores.memory import MemoryStore
-from mcp_chat.stores.redis import RedisWindow, Scripts
+from mcp_chat.stores.redis import RedisWindow
+from mcp_chat.stores.scripts import Scripts
 
 if TYPE_CHECKING:
     from langchain_core.messages import AnyMessage
@@ -48,7 +48,7 @@ class ChatHistoryManager:
 
     def __init__(
         self,
-        redis_client: Redis | None = None,
+        redis_client: Client | None = None,
         max_messages: int = 50,
         ttl: int = 3600,
         archive: Archive | None = None,
@@ -194,7 +194,7 @@ class ChatHistoryManager:
             del self._adopted[next(iter(self._adopted))]
 
 
-def _window(redis: Redis | None, max_messages: int, ttl: int) -> Window:
+def _window(redis: Client | None, max_messages: int, ttl: int) -> Window:
     if redis is None:
         return MemoryStore(max_messages=max_messages).window
     return RedisWindow(redis, Scripts(redis), max_messages, ttl)

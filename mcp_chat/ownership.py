@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import math
+import random
 import time
+from collections.abc import AsyncIterator, Sequence
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from mcp_chat.actor import Actor, Workshop
-from mcp_chat.exceptions import StoreUnavailable
+from mcp_chat.actor import Actor
+from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
+from mcp_chat.heart import BEAT_TTL, Heartbeat
 from mcp_chat.message import new_id
-from mcp_chat.stores.base import START, Lease
+from mcp_chat.stores.base import Lease
+from mcp_chat.workshop import Workshop
 
 log = structlog.get_logger()
 
-BEAT_EVERY = 1.0
-BEAT_TTL = 5.0
+LOOK_EVERY = 1.0
+RENEW_EVERY = 5.0
+NEGLECT = 5.0
+"""Seconds after which an accepted command that has not ended makes somebody look after its user."""
+
+HEIR_LEAD = 1.0
+"""Seconds that a dead worker's chosen heir has before the other survivors look."""
+
+TAKEOVERS = 20
+"""Users that one worker takes over at the same time."""
+
+DEATHS = "workers:bell"
 
 
 class Ownership:
     """This worker's part: says that it is alive, claims users nobody serves, runs their actors.
 
     Args:
-        worker: This worker's id, which no other process has.
         workshop: What the actors work with.
+        heart: Says that this worker is alive.
         tasks: Runs the actors; outlives every request.
         lock_ttl: Seconds until the gate for claiming a user opens by itself.
         lock_retries: Attempts to get through the gate.
@@ -34,31 +50,36 @@ class Ownership:
 
     def __init__(
         self,
-        worker: str,
         workshop: Workshop,
+        heart: Heartbeat,
         tasks: TaskGroup,
         *,
         lock_ttl: float = 30,
         lock_retries: int = 10,
         lock_wait: float = 0.2,
     ) -> None:
-        self.worker = worker
+        self.worker = heart.worker
         self._shop = workshop
         self._store = workshop.store
+        self._heart = heart
         self._tasks = tasks
         self._lock_ttl = lock_ttl
         self._lock_retries = lock_retries
         self._lock_wait = lock_wait
         self._actors: dict[str, Actor] = {}
+        self._takeovers = anyio.CapacityLimiter(TAKEOVERS)
+        self._late = math.inf
         self.leaving = False
 
     async def start(self) -> None:
         """Announce this worker and listen for others."""
-        await self._store.leases.beat(self.worker, BEAT_TTL)
-        self._tasks.start_soon(self._beat)
+        await self._heart.start()
         self._tasks.start_soon(self._listen)
+        self._tasks.start_soon(self._listen_for_deaths)
+        self._tasks.start_soon(self._look)
+        self._tasks.start_soon(self._renew)
 
-    async def wake(self, user: str) -> None:
+    async def wake(self, user: str, why: str = "message") -> None:
         """Make sure that somebody serves the user and looks at the inbox now."""
         lease = await self._store.leases.get(user)
         if lease and lease.worker == self.worker:
@@ -68,8 +89,13 @@ class Ownership:
         elif lease and await self._store.leases.alive(lease.worker):
             return await self._store.bells.ring(bell_of(lease.worker), user)
         if not self.leaving:
-            await self._take(user, lease)
+            await self._take(user, lease, why)
         return None
+
+    @property
+    def late(self) -> bool:
+        """Whether this worker stops and the time for turns to end is over."""
+        return time.monotonic() > self._late
 
     def gone_for(self, user: str) -> bool:
         """Whether this worker stops and somebody else serves the user."""
@@ -78,14 +104,28 @@ class Ownership:
     async def stop(self, grace: float) -> None:
         """Let turns end, close everything, and give the leases up."""
         self.leaving = True
+        self._late = time.monotonic() + grace
+        self._heart.taking = False
+        with anyio.move_on_after(1), contextlib.suppress(StoreUnavailable):
+            await self._store.leases.beat(self.worker, BEAT_TTL, taking=False)
         with anyio.move_on_after(grace + 10):
             async with anyio.create_task_group() as leaving:
                 for actor in list(self._actors.values()):
                     leaving.start_soon(actor.leave, grace)
+        await self._heart.stop()
         with anyio.move_on_after(1), contextlib.suppress(StoreUnavailable):  # its heartbeat expires anyway
             await self._store.leases.forget(self.worker)
 
-    async def _take(self, user: str, seen: Lease | None) -> None:
+    async def hear_deaths(self, names: AsyncIterator[str]) -> None:
+        """Take over from workers of this host as their master reports them dead."""
+        async for worker in names:
+            if worker != self.worker:
+                log.info("worker.died", worker=worker)
+                self._tasks.start_soon(self._report, worker)
+
+    # Claims
+
+    async def _take(self, user: str, seen: Lease | None, why: str) -> None:
         """Claim a user through the gate, so that several workers do not all draw an epoch."""
         token = new_id()
         if not await self._enter(user, token):
@@ -96,7 +136,7 @@ class Ownership:
             if lease and actor and actor.lease == lease:  # claimed here while this one waited
                 actor.ring()
             elif lease == seen:
-                await self._claim(user, seen)
+                await self._claim(user, seen, why)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._store.leases.unlock(user, token)
@@ -109,7 +149,7 @@ class Ownership:
                 await anyio.sleep(self._lock_wait)
         return False
 
-    async def _claim(self, user: str, seen: Lease | None) -> None:
+    async def _claim(self, user: str, seen: Lease | None, why: str) -> None:
         epoch = 0  # the store's clock
         if self._shop.archive:  # the clock only lifts a new database above what the store may remember
             least = max(seen.epoch + 1 if seen else 1, int(time.time() * 1000))
@@ -118,54 +158,148 @@ class Ownership:
         lease = await self._store.leases.claim(user, self.worker, floor=epoch, seen=seen)
         if lease is None:
             return
-        log.info("user.claimed", user=user, epoch=lease.epoch, before=seen.worker if seen else "")
+        log.info("user.claimed", user=user, epoch=lease.epoch, why=why, before=seen.worker if seen else "")
         actor = self._actors[user] = Actor(lease, self._shop)
         self._tasks.start_soon(self._run, actor)
 
     async def _run(self, actor: Actor) -> None:
-        crashed = False
         try:
             await actor.run()
         except Exception:  # a bug in one user's actor must not take the worker down
             log.exception("actor.crashed", user=actor.user)
-            crashed = True
+            actor.why_left = "crash"
         finally:
             if self._actors.get(actor.user) is actor:
                 del self._actors[actor.user]
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await self._release(actor.lease, wake=not (crashed or self.leaving))
+                await self._release(actor.lease, why=actor.why_left)
 
-    async def _release(self, lease: Lease, *, wake: bool) -> None:
-        """Give the lease up; what came meanwhile is somebody's to take up, at once or when they ask."""
+    async def _release(self, lease: Lease, *, why: str) -> None:
+        """Give the lease up; what is left to do is somebody's to take up, at once or when they ask."""
+        log.info("user.released", user=lease.user, epoch=lease.epoch, why=why)
         try:
             await self._store.leases.release(lease)
-            if wake and await self._store.inbox.read(lease.user, START):
+            if why == "crash" or not await self._store.inbox.waits(lease.user):
+                return
+            if self.leaving:
+                await self._pass_on(lease.user)
+            else:
                 await self.wake(lease.user)
         except StoreUnavailable:
             log.warning("lease.kept", user=lease.user)
 
-    async def _beat(self) -> None:
-        while True:
-            try:
-                await self._store.leases.beat(self.worker, BEAT_TTL)
-            except StoreUnavailable:
-                log.warning("beat.missed", worker=self.worker)
-            await anyio.sleep(BEAT_EVERY)
+    async def _pass_on(self, user: str) -> None:
+        """Have another worker claim a user."""
+        if heir := heir_of(user, await self._store.leases.workers()):
+            await self._store.bells.ring(bell_of(heir), user)
+
+    # Other workers
 
     async def _listen(self) -> None:
         async with self._store.bells.listen(bell_of(self.worker)) as bell:
             while True:
-                await bell.wait(1.0)
-                for user in bell.notes():
+                await bell.wait(60)
+                for user in set(bell.notes()):
                     self._tasks.start_soon(self._heard, user)  # a takeover keeps no other user waiting
 
-    async def _heard(self, user: str) -> None:
+    async def _heard(self, user: str, why: str = "message") -> None:
         try:
-            await self.wake(user)
+            if self.leaving and user not in self._actors:
+                await self._pass_on(user)
+            else:
+                await self.wake(user, why)
         except StoreUnavailable:
             log.warning("bell.unheeded", user=user)
+
+    async def _listen_for_deaths(self) -> None:
+        async with self._store.bells.listen(DEATHS) as bell:
+            while True:
+                await bell.wait(60)
+                for worker in set(bell.notes()):
+                    self._tasks.start_soon(self._bury, worker, "death")
+
+    async def _report(self, worker: str) -> None:
+        """Tell the workers of all hosts of a death."""
+        try:
+            await self._store.leases.forget(worker)
+            await self._store.bells.ring(DEATHS, worker)
+        except StoreUnavailable:
+            log.warning("death.unreported", worker=worker)
+
+    async def _bury(self, worker: str, why: str) -> None:
+        """Take over the users of a dead worker who have something to be done; others wait until they ask."""
+        try:
+            await self._store.leases.forget(worker)
+            users = await self._store.leases.users(worker)
+            heirs = await self._store.leases.workers()
+            random.shuffle(users)
+            async with anyio.create_task_group() as takeovers:
+                for user in users:
+                    takeovers.start_soon(self._inherit, user, worker, heirs, why)
+        except StoreUnavailable:
+            log.warning("worker.unburied", worker=worker)
+
+    async def _inherit(self, user: str, worker: str, heirs: Sequence[str], why: str) -> None:
+        if heir_of(user, heirs) != self.worker:
+            await anyio.sleep(HEIR_LEAD)
+        async with self._takeovers:
+            with contextlib.suppress(StoreUnavailable):  # looked at again when it is neglected
+                lease = await self._store.leases.get(user)
+                if lease and lease.worker == worker and await self._store.inbox.waits(user):
+                    await self.wake(user, why)
+
+    async def _look(self) -> None:
+        """Look for workers that have fallen silent, and now and then for users whom nobody looks after."""
+        looked = time.monotonic()
+        while True:
+            await anyio.sleep(LOOK_EVERY)
+            try:
+                for worker in await self._store.leases.silent():
+                    if worker != self.worker:
+                        log.warning("worker.silent", worker=worker)
+                        self._tasks.start_soon(self._bury, worker, "silence")
+                if time.monotonic() - looked > NEGLECT:
+                    looked = time.monotonic() + random.random()  # noqa: S311 - to spread the workers
+                    await self._look_after_neglected()
+            except ChatError as error:
+                log.warning("workers.unseen", error=error.code)
+
+    async def _look_after_neglected(self) -> None:
+        """Wake those who have commands that nobody has taken up: the store may have lost them."""
+        if self._shop.archive is None or self.leaving:
+            return
+        for user in await self._shop.archive.neglected(seconds=NEGLECT):
+            if actor := self._actors.get(user):
+                actor.check()
+            else:
+                self._tasks.start_soon(self._heard, user, "neglect")
+
+    async def _renew(self) -> None:
+        """Renew all leases: the store may have lost them, and then somebody else may have claimed a user."""
+        while True:
+            await anyio.sleep(RENEW_EVERY)
+            for actor in list(self._actors.values()):
+                try:
+                    await self._keep(actor)
+                except StoreUnavailable:
+                    break
+
+    async def _keep(self, actor: Actor) -> None:
+        try:
+            if await self._store.leases.get(actor.user) is None:
+                await actor.regain()
+            elif not await self._store.leases.renew(actor.lease):
+                raise Fenced
+        except Fenced:
+            log.warning("user.fenced", user=actor.user, epoch=actor.lease.epoch)
+            actor.fence()
 
 
 def bell_of(worker: str) -> str:
     """The bell on which a worker hears that one of its users has a command."""
     return f"worker:bell:{worker}"
+
+
+def heir_of(user: str, workers: Sequence[str]) -> str | None:
+    """Return the worker that takes a user over: each knows which, and they share the load."""
+    return max(workers, key=lambda worker: hashlib.sha256(f"{worker} {user}".encode()).digest(), default=None)

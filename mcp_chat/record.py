@@ -137,6 +137,13 @@ class Record:
             return False
         return True
 
+    async def turn(self, user: str, session_id: str, run: str) -> list[Message]:
+        """Return the messages that a turn has written, in order."""
+        if self._archive:
+            return await self._archive.turn(user, session_id, run)
+        found = distinct(await self._window.read(user, session_id) or [])
+        return [message for message in found if message.id.startswith(f"{run}-")]
+
     async def files(self, user: str, messages: Sequence[Message]) -> dict[str, Upload]:
         """Return the files of the messages by their ids: the newest ones, as many as one turn may carry."""
         found: dict[str, Upload] = {}

@@ -30,6 +30,8 @@ class _Server(BaseModel):
     args: list[str] = Field(default_factory=list)
     env: dict[str, str] = Field(default_factory=dict)
     description: str = ""
+    safe_tools: list[str] = Field(default_factory=list)
+    trust_read_only: bool = False
 
 
 class _File(BaseModel):
@@ -80,6 +82,8 @@ def _operators(path: Path, name: str, server: _Server, environ: Mapping[str, str
         env={key: filled(value) for key, value in server.env.items()},
         description=server.description,
         operator=True,
+        safe_tools=tuple(server.safe_tools),
+        trust_read_only=server.trust_read_only,
     )
 
 

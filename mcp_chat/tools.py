@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Tool:
         name: `alias__tool`, unique in a conversation, in the characters that all providers take.
         remote_name: Its name at the server.
         schema: JSON Schema of the arguments.
+        safe: Whether the operator allows it to be called again when the outcome of a call is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Tool:
     remote_name: str
     description: str
     schema: Mapping[str, Any]
+    safe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +50,15 @@ class ToolResult:
     failed: bool = False
 
 
-def named(alias: str, tools: Iterable[mcp.Tool]) -> tuple[Tool, ...]:
-    """Return a server's tools under names that are unique and fit every provider."""
+def named(
+    alias: str, tools: Iterable[mcp.Tool], *, safe: Collection[str] = (), trust_read_only: bool = False
+) -> tuple[Tool, ...]:
+    """Return a server's tools under names that are unique and fit every provider.
+
+    Args:
+        safe: Remote names of tools that may be called again when the outcome of a call is not known.
+        trust_read_only: Whether those that the server calls read-only are among them.
+    """
     taken: set[str] = set()
     return tuple(
         Tool(
@@ -58,9 +67,14 @@ def named(alias: str, tools: Iterable[mcp.Tool]) -> tuple[Tool, ...]:
             remote_name=tool.name,
             description=(tool.description or tool.title or "")[:MAX_DESCRIPTION],
             schema=tool.input_schema,
+            safe=tool.name in safe or (trust_read_only and _says_read_only(tool)),
         )
         for tool in tools
     )
+
+
+def _says_read_only(tool: mcp.Tool) -> bool:
+    return tool.annotations is not None and tool.annotations.read_only_hint is True
 
 
 def _unique(alias: str, name: str, taken: set[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +18,11 @@ from mcp_chat.commands import Send
 from mcp_chat.connections import Toolbox
 from mcp_chat.context import Budget, may_be_cut, shown
 from mcp_chat.events import (
+    Discarded,
     Event,
     Failed,
     Final,
+    HandedOver,
     MessageAdded,
     TextDelta,
     ToolFinished,
@@ -29,9 +32,17 @@ from mcp_chat.events import (
     TurnStarted,
     fold,
 )
-from mcp_chat.exceptions import ChatError, ModelFailed, ModelTimeout, StoreUnavailable, Unexpected
+from mcp_chat.exceptions import (
+    ChatError,
+    Interrupted,
+    ModelFailed,
+    ModelTimeout,
+    StoreUnavailable,
+    Unexpected,
+)
 from mcp_chat.message import Message, ToolCall, Usage, now, wellformed
 from mcp_chat.record import Record
+from mcp_chat.recovery import Past, Told, answered, retold, told_of, unanswered
 from mcp_chat.session import Session
 from mcp_chat.tools import ToolResult
 from mcp_chat.upload import Upload
@@ -41,6 +52,11 @@ log = structlog.get_logger()
 PARALLEL_CALLS = 8
 PROGRESS_EVERY = 0.1
 NO_RESULT = ToolResult(text="No result: the turn ended before the call did.", failed=True)
+UNKNOWN = ToolResult(
+    text="Outcome unknown: the worker that made this call stopped before it had the result. It may have "
+    "taken effect, and was not made again.",
+    failed=True,
+)
 END_LIMIT = 8.0
 """Seconds for each of the last writes of a turn."""
 
@@ -80,6 +96,10 @@ class Scribe:
             if not whole:
                 self.fresh.discard(self.session_id)
 
+    async def turn(self, run: str) -> list[Message]:
+        """Return what a turn has written."""
+        return await self.record.turn(self.user, self.session_id, run)
+
     async def files(self, messages: Sequence[Message]) -> dict[str, Upload]:
         """Return the files that go with the messages, as far as they are kept."""
         return await self.record.files(self.user, messages)
@@ -95,123 +115,215 @@ def failed(error: ChatError) -> Failed:
     )
 
 
-class Turn:
-    """Runs one message to its end, whatever happens.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a turn is run with.
 
-    Args:
-        question: The user's message.
-        run: Begins the ids of its messages.
-        scribe: Where messages go.
+    Attributes:
         emit: Takes the turn's events; they are in the log after `flush`.
         flush: Waits until they are.
+        end: Records and tells the final event.
         prepare: Gives the agent and the tools; may take a while, may fail.
-        taken: Called when the message is in the history: it need not be kept elsewhere any more.
+        held: Returns when this worker may call a tool, or raises `StoreUnavailable`.
         limit: Seconds the turn may take.
         budget: How much of the conversation the model is shown.
     """
 
+    scribe: Scribe
+    emit: Emit
+    flush: Callable[[], Awaitable[None]]
+    end: Callable[[Final], Awaitable[None]]
+    prepare: Callable[[], Awaitable[tuple[Agent, Toolbox]]]
+    held: Callable[[], Awaitable[None]]
+    limit: float
+    budget: Budget
+
+
+class Turn:
+    """Runs one message to its end, whatever happens.
+
+    Args:
+        command: The user's message.
+        terms: What it is run with.
+        past: What an earlier owner has left of it.
+        give_up: Whether that was too often: it is only brought to an end.
+    """
+
     def __init__(
-        self,
-        question: Message,
-        *,
-        run: str,
-        scribe: Scribe,
-        emit: Emit,
-        flush: Callable[[], Awaitable[None]],
-        prepare: Callable[[], Awaitable[tuple[Agent, Toolbox]]],
-        taken: Callable[[], Awaitable[None]],
-        limit: float,
-        budget: Budget,
+        self, command: Send, terms: Terms, *, past: Past | None = None, give_up: bool = False
     ) -> None:
-        self._question = question
-        self._run = run
-        self._scribe = scribe
-        self._emit = emit
-        self._flush = flush
-        self._prepare = prepare
-        self._taken = taken
-        self._limit = limit
-        self._budget = budget
-        self._session = Session(id=scribe.session_id)
-        self._usage = Usage()
-        self._partial = ""
-        self._answers = 0
-        self._results = 0
+        self._question = question(command)
+        self._run = command.run
+        self._terms = terms
+        self._scribe = terms.scribe
+        self._emit = terms.emit
+        self._past = past
+        self._give_up = give_up
+        self._session = Session(id=command.session_id)
+        self._written: list[Message] = []
+        self._told = past.told if past else Told()
+        self._usage = past.usage if past else Usage()
         self._open: dict[str, ToolCall] = {}
+        self._begun: set[str] = set()
+        self._calling = 0
+        self._results = 0
+        self._quiet = anyio.Event()
         self._untold: dict[str, MessageAdded] = {}
         self._writing: set[asyncio.Task[Message]] = set()
-        self._answered = False
         self._toolbox = Toolbox(())
         self._calls = anyio.CapacityLimiter(PARALLEL_CALLS)
         self._began = time.monotonic()
 
-    async def run(self, *, why_cancelled: Callable[[], Final]) -> Final:
-        """Run to the end and return the final event, which is in the log then.
+    async def run(self, *, why_cancelled: Callable[[], Final | None]) -> None:
+        """Run to the end; when this returns or raises, the end is told or the turn is handed over.
 
         Args:
-            why_cancelled: Asked for the final event if the turn is cancelled.
+            why_cancelled: Asked for the final event if the turn is cancelled; None hands it over.
         """
         outcome: Final | None = None
         try:
             outcome = await self._attempt()
         finally:
             with anyio.CancelScope(shield=True):
-                outcome = await self._finish(why_cancelled() if outcome is None else outcome)
-        return outcome
+                await self._finish(why_cancelled() if outcome is None else outcome)
+
+    async def calls_done(self) -> None:
+        """Return when no tool call is on its way."""
+        while self._calling:
+            await self._quiet.wait()
+
+    def retell(self) -> None:
+        """Tell all anew: the log has lost what it had."""
+        self._emit(TurnStarted(session_id=self._session.id, run=self._run))
+        for event in retold(self._written, self._told.partial):
+            self._emit(event)
 
     async def _attempt(self) -> Final:
         try:
-            with anyio.move_on_after(self._limit) as limit:
+            with anyio.move_on_after(self._terms.limit) as limit:
                 self._emit(TurnStarted(session_id=self._session.id, run=self._run))
-                await self._flush()
-                await self._converse()
+                await self._terms.flush()
+                return await self._converse()
         except ChatError as error:
             return failed(error)
         except Exception:  # a bug in one turn must not end the others
             log.exception("turn.crashed")
             return failed(Unexpected())
-        if limit.cancelled_caught:
-            return failed(ModelTimeout(f"The turn took longer than {self._limit:g} seconds and was ended."))
-        return TurnFinished()
+        assert limit.cancelled_caught
+        return failed(ModelTimeout(f"The turn took longer than {self._terms.limit:g} seconds and was ended."))
 
-    async def _converse(self) -> None:
+    async def _converse(self) -> Final:
         self._session = await self._scribe.session()
-        await self._scribe.write(self._question)
-        await self._taken()
-        self._tell(MessageAdded(message=self._question))
-        agent, self._toolbox = await self._prepare()
-        cut = may_be_cut(self._session, self._budget)
-        messages = shown(self._session, self._budget, cut=cut).messages
+        if self._past:
+            self._written = await self._scribe.turn(self._run)
+            if self._give_up and not answered(self._written):
+                raise self._abandoned()
+            self._catch_up(self._past)
+            if last := answered(self._written):
+                return ended_with(last)
+        if not self._written:
+            await self._ask()
+        agent = await self._equip()
+        messages = self._shown()
         async for event in agent.run(messages, await self._scribe.files(messages), self):
             self._tell(event)
-        if not self._answered:
+        if not any(message.role == "assistant" and message.content for message in self._written):
             raise ModelFailed("The model gave an empty answer. Please try again.")
+        return TurnFinished()
+
+    def _shown(self) -> list[Message]:
+        cut = may_be_cut(self._session, self._terms.budget)
+        return list(shown(self._session, self._terms.budget, cut=cut).messages)
+
+    async def _ask(self) -> None:
+        """Write the user's message."""
+        await self._scribe.write(self._question)
+        self._tell(MessageAdded(message=self._question))
+
+    def _catch_up(self, past: Past) -> None:
+        """Void what readers were told and is not recorded, and tell them what they were not told."""
+        told, self._told = self._told, told_of(self._written)
+        known = all(message.id in past.announced for message in self._written)
+        if known and told.text[: told.at].rstrip() == self._told.text:
+            if told.partial:
+                self._emit(Discarded(after=past.holds))
+            return
+        for event in retold(self._written):
+            self._emit(event)
+
+    def _abandoned(self) -> ChatError:
+        """Prepare the end of a turn over which two owners have died."""
+        announced = self._past.announced if self._past else set()
+        for message in self._written:
+            if message.id not in announced:
+                self._tell(MessageAdded(message=message))
+        self._open = {call.id: call for call in unanswered(self._written)}
+        self._begun = set(self._open)
+        return Interrupted()
+
+    async def _equip(self) -> Agent:
+        """Return the agent, when the calls that an earlier owner left open are settled."""
+        self._open = {call.id: call for call in unanswered(self._written)}
+        pending = self._past.pending if self._past else ()
+        self._begun = {call_id for call_id in self._open if call_id not in pending}
+        agent, self._toolbox = await self._terms.prepare()
+        lost = [call for call in self._open.values() if not self._may_repeat(call)]
+        for call in list(self._open.values()):
+            if call not in lost:
+                await self.run_call(call, None, self._tell)
+        if lost:
+            names = ", ".join(call.name for call in lost)
+            raise Interrupted(
+                f"The turn was interrupted: its worker stopped while it called {names}. Whether that took "
+                "effect is not known, and it was not tried again. Look before you send the message again."
+            )
+        return agent
+
+    def _may_repeat(self, call: ToolCall) -> bool:
+        """Tell whether a call without a result may be made: it never was, or the operator says it is safe."""
+        return call.id not in self._begun or self._toolbox.safe(call.name)
 
     def _tell(self, event: Event) -> None:
         """Say what has happened, to readers and to the session here."""
         if isinstance(event, TextDelta):
-            self._partial += event.text
+            event = TextDelta(text=self._told.say(event.text))
+        elif isinstance(event, ToolStarted):
+            self._told.broken = True
         elif isinstance(event, MessageAdded):
             self._untold.pop(event.message.id, None)
             self._usage += event.usage
-            self._partial = "" if event.message.role == "assistant" else self._partial
+            self._told.add(event.message)
+            if event.message.id not in {message.id for message in self._written}:
+                self._written.append(event.message)
         self._session = fold(self._session, event)
         self._emit(event)
 
-    async def _finish(self, outcome: Final) -> Final:
+    async def _finish(self, outcome: Final | None) -> None:
         """Keep what was said so far, then end: whatever fails, the turn has an end."""
-        stopped = isinstance(outcome, TurnFinished) and outcome.stopped
         await self._settle()
-        if self._partial or self._open:
+        if outcome is None:
+            await self._hand_over()
+        else:
+            await self._end(outcome)
+
+    async def _end(self, outcome: Final) -> None:
+        stopped = isinstance(outcome, TurnFinished) and outcome.stopped
+        if self._told.partial or self._open:
             outcome = await self._keep({"stopped": True} if stopped else {"interrupted": True}, outcome)
         elapsed = int((time.monotonic() - self._began) * 1000)
         if isinstance(outcome, TurnFinished):
             outcome = TurnFinished(stopped=outcome.stopped, elapsed_ms=elapsed, usage=self._usage)
-        self._emit(outcome)
         with anyio.move_on_after(END_LIMIT):
-            await self._flush()
+            await self._terms.end(outcome)
         log.info("turn.ended", outcome=outcome.type, stopped=stopped, ms=elapsed)
-        return outcome
+
+    async def _hand_over(self) -> None:
+        """Leave the turn as it is; the next owner goes on."""
+        pending = tuple(call_id for call_id in self._open if call_id not in self._begun)
+        self._emit(HandedOver(pending=pending))
+        with anyio.move_on_after(END_LIMIT), contextlib.suppress(StoreUnavailable):
+            await self._terms.flush()
+        log.info("turn.handed_over")
 
     async def _settle(self) -> None:
         """Wait for what is being written, and tell what LangGraph, being stopped, did not hand on."""
@@ -232,9 +344,9 @@ class Turn:
         try:
             with anyio.fail_after(END_LIMIT):
                 for call in list(self._open.values()):
-                    self._tell(MessageAdded(message=await self._close(call, NO_RESULT, dict(mark))))
-                if self._partial:
-                    message = partial(self._run, self._answers, self._partial, mark)
+                    await self._close_unanswered(call, mark)
+                if text := self._told.partial:
+                    message = partial(self._run, self._place("a"), text, mark)
                     await self._scribe.write(message)
                     self._tell(MessageAdded(message=message))
         except TimeoutError:
@@ -243,25 +355,36 @@ class Turn:
             return failed(error)
         return outcome
 
+    async def _close_unanswered(self, call: ToolCall, mark: Mapping[str, bool]) -> None:
+        lost = bool(self._past) and call.id in self._begun
+        result = UNKNOWN if lost else NO_RESULT
+        message = await self._close(call, result, {**mark, "outcome": "unknown"} if lost else dict(mark))
+        self._tell(finished(call, result))
+        self._tell(MessageAdded(message=message))
+
+    def _place(self, kind: str) -> int:
+        """Return the number of the turn's next message of a kind, as its id says it."""
+        begin = f"{self._run}-{kind}"
+        ids = {message.id for message in self._written} | set(self._untold)
+        return sum(id_.startswith(begin) for id_ in ids)
+
     async def record(self, message: Message, usage: Usage, emit: Emit) -> None:
         """Put the model's message into the history; see `mcp_chat.agent.Loop`."""
         message = await self._undisturbed(self._record(message, usage))
         emit(MessageAdded(message=message, usage=usage))
 
     async def _record(self, message: Message, usage: Usage) -> Message:
-        message = replace(message, id=f"{self._run}-a{self._answers}")
+        message = replace(message, id=f"{self._run}-a{self._place('a')}")
         if message.content or message.tool_calls:
             await self._scribe.write(message, usage)
             self._untold[message.id] = MessageAdded(message=message, usage=usage)
-            self._answers += 1
             self._open |= {call.id: call for call in message.tool_calls}
-            self._answered |= bool(message.content)
         return message
 
     async def _close(self, call: ToolCall, result: ToolResult, metadata: dict[str, Any]) -> Message:
         """Write the result of a call."""
         self._open.pop(call.id, None)
-        self._results += 1
+        self._results = max(self._results, self._place("t")) + 1  # several close at the same time
         message = Message(
             id=f"{self._run}-t{self._results}",
             role="tool",
@@ -279,23 +402,23 @@ class Turn:
         """Run a tool call; see `mcp_chat.agent.Loop`. Its intent was recorded with the model's message."""
         async with self._calls:
             began = time.monotonic()
-            emit(ToolStarted(call_id=call.id, name=call.name, args=call.args, at=now().isoformat()))
-            result = (
-                ToolResult(text=problem, failed=True)
-                if problem
-                else await self._toolbox.call(call.name, call.args, Progress(call, emit))
-            )
-        elapsed = round((time.monotonic() - began) * 1000)
-        message = await self._undisturbed(self._close(call, result, {"elapsed_ms": elapsed}))
-        emit(
-            ToolFinished(
-                call_id=call.id,
-                name=call.name,
-                output=result.text,
-                failed=result.failed,
-                at=now().isoformat(),
-            )
-        )
+            await self._terms.held()
+            self._begun.add(call.id)
+            self._calling += 1
+            try:
+                emit(ToolStarted(call_id=call.id, name=call.name, args=call.args, at=now().isoformat()))
+                result = (
+                    ToolResult(text=problem, failed=True)
+                    if problem
+                    else await self._toolbox.call(call.name, call.args, Progress(call, emit))
+                )
+                elapsed = round((time.monotonic() - began) * 1000)
+                message = await self._undisturbed(self._close(call, result, {"elapsed_ms": elapsed}))
+            finally:
+                self._calling -= 1
+                self._quiet.set()
+                self._quiet = anyio.Event()
+        emit(finished(call, result))
         emit(MessageAdded(message=message))
         return message
 
@@ -323,9 +446,16 @@ class Progress:
         )
 
 
-def question(run: str, command: Send) -> Message:
+def finished(call: ToolCall, result: ToolResult) -> ToolFinished:
+    """Return the event that tells of a call's result."""
+    return ToolFinished(
+        call_id=call.id, name=call.name, output=result.text, failed=result.failed, at=now().isoformat()
+    )
+
+
+def question(command: Send) -> Message:
     """Return the message that a turn begins with."""
-    return Message(id=f"{run}-q", role="user", content=command.text, parts=command.parts)
+    return Message(id=f"{command.run}-q", role="user", content=command.text, parts=command.parts)
 
 
 def partial(run: str, answers: int, text: str, mark: dict[str, bool]) -> Message:
@@ -333,13 +463,8 @@ def partial(run: str, answers: int, text: str, mark: dict[str, bool]) -> Message
     return Message(id=f"{run}-a{answers}", role="assistant", content=text, metadata=mark)
 
 
-def unfinished(run: str, events: Sequence[Event]) -> Message | None:
-    """Return the message that keeps what a turn said before it was broken off, if that is not in one yet."""
-    text, answers = "", 0
-    for event in events:
-        if isinstance(event, TextDelta):
-            text += event.text
-        elif isinstance(event, MessageAdded) and event.message.role == "assistant":
-            text = ""
-            answers += bool(event.message.content or event.message.tool_calls)
-    return partial(run, answers, text, {"interrupted": True}) if text else None
+def ended_with(message: Message) -> Final:
+    """Return how a turn ended whose last message is this one."""
+    if message.metadata.get("interrupted"):
+        return failed(Interrupted())
+    return TurnFinished(stopped=bool(message.metadata.get("stopped")))

@@ -83,7 +83,13 @@ class DrainingServer(Server):
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """A worker whose application has a `Drain` at ``app.state.drain``."""
+    """A worker whose application has a `Drain` at ``app.state.drain``.
+
+    Attributes:
+        deaths: Where `mcp_chat.deaths.heard` hears of other workers' ends; goes to ``app.state.deaths``.
+    """
+
+    deaths: socket.socket | None = None
 
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - the name and type are uvicorn-worker's
         "loop": "uvloop",
@@ -104,6 +110,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         die_with_parent(self.ppid, signal.SIGTERM)
         self.config.app = self.wsgi
+        self.wsgi.state.deaths = self.deaths
         server = DrainingServer(self.config, self.wsgi.state.drain)
         # gunicorn's word for "at once"; uvicorn-worker's own handler would not stop the server
         loop = asyncio.get_running_loop()

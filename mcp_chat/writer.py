@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import anyio
 
 from mcp_chat.events import Entry, Event, TextDelta
-from mcp_chat.exceptions import StoreUnavailable
+from mcp_chat.exceptions import Forgotten, StoreUnavailable
 from mcp_chat.stores.base import EventLog, Lease
+
+Deliver = Callable[[str, Sequence[Entry]], None]
+
+
+async def give_up() -> None:
+    """Do nothing about a store that has lost its data.
+
+    Raises:
+        Forgotten: Always.
+    """
+    raise Forgotten
 
 
 class EventWriter:
@@ -18,19 +30,33 @@ class EventWriter:
     Args:
         log: Where they go.
         lease: Whose they are; its epoch and a counter make the ids.
+        deliver: Takes what is in the log, for readers on this worker.
+        held: Tells whether this worker may believe that it is alive for the others; until then it waits.
+        regain: Makes the lease anew in a store that has lost its data, or raises `Fenced`.
         interval: Seconds between two appends of text, so that single tokens share one.
         patience: Seconds to go on trying when the store does not answer.
     """
 
     def __init__(
-        self, log: EventLog, lease: Lease, *, interval: float = 0.025, patience: float = 5.0
+        self,
+        log: EventLog,
+        lease: Lease,
+        *,
+        deliver: Deliver = lambda user, entries: None,
+        held: Callable[[], bool] = lambda: True,
+        regain: Callable[[], Awaitable[None]] = give_up,
+        interval: float = 0.05,
+        patience: float = 5.0,
     ) -> None:
         self._log = log
         self._lease = lease
+        self._deliver = deliver
+        self._held = held
+        self._regain = regain
         self._interval = interval
         self._patience = patience
         self._pending: list[tuple[str, Event]] = []
-        self._n = 0
+        self._n = -1
         self._emitted = 0
         self._written = 0
         self._work = anyio.Event()
@@ -98,7 +124,12 @@ class EventWriter:
         deadline = time.monotonic() + self._patience
         while True:
             try:
-                return await self._log.append(self._lease.user, self._lease.epoch, entries)
+                if not self._held():
+                    raise StoreUnavailable
+                await self._log.append(self._lease.user, self._lease.epoch, entries)
+                return self._deliver(self._lease.user, entries)
+            except Forgotten:
+                await self._regain()
             except StoreUnavailable:
                 if time.monotonic() > deadline:
                     raise

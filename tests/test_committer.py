@@ -54,9 +54,9 @@ def addition(session: str, user: str = "ann") -> Addition:
 
 
 @asynccontextmanager
-async def committing(database: Database, patience: float = 10) -> AsyncIterator[Committer]:
+async def committing(database: Database, patience: float = 10) -> AsyncIterator[Committer[Addition, None]]:
     """A committer at work."""
-    committer = Committer(database.write, patience=patience)
+    committer: Committer[Addition, None] = Committer(database.write, patience=patience)
     running = asyncio.create_task(committer.run())
     try:
         yield committer
@@ -66,7 +66,7 @@ async def committing(database: Database, patience: float = 10) -> AsyncIterator[
             await running
 
 
-async def told(committer: Committer, sessions: Sequence[str]) -> list[str]:
+async def told(committer: Committer[Addition, None], sessions: Sequence[str]) -> list[str]:
     """Add all at once; tell what came of each."""
     found = [""] * len(sessions)
 
@@ -120,7 +120,7 @@ async def test_what_comes_while_a_transaction_is_on_its_way_shares_the_next_one_
 async def test_fifty_tasks_share_transactions_and_the_order_of_each_is_kept() -> None:
     database = Database()
 
-    async def one(committer: Committer, user: int) -> None:
+    async def one(committer: Committer[Addition, None], user: int) -> None:
         for n in range(20):
             await committer.add(addition(f"{user} {n}"))
 
@@ -237,7 +237,7 @@ async def test_closing_writes_what_was_taken_and_takes_nothing_more() -> None:
 async def test_those_who_wait_when_the_writer_is_torn_down_are_told_that_nobody_knows() -> None:
     database = Database()
     database.open.clear()
-    committer = Committer(database.write, patience=10)
+    committer: Committer[Addition, None] = Committer(database.write, patience=10)
     running = asyncio.create_task(committer.run())
     adding = [asyncio.create_task(committer.add(addition("first")))]
     await anyio.wait_all_tasks_blocked()
@@ -257,7 +257,7 @@ async def test_messages_reach_the_database_as_they_were_given() -> None:
         seen.extend(additions)
         return [None] * len(additions)
 
-    committer = Committer(write, patience=1)
+    committer: Committer[Addition, None] = Committer(write, patience=1)
     running = asyncio.create_task(committer.run())
     given = Addition(user="ann", session_id="s", messages=(Message(role="user", content="a"),), epoch=7)
     await committer.add(given)

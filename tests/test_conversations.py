@@ -160,7 +160,7 @@ def test_what_a_gateway_has_kept_is_taken_over_once(bob: Person, valkey_url: str
         assert bob.say("and now?")["response"].startswith("3 messages")
         assert [message["content"] for message in bob.history()][:2] == ["from the gateway", "indeed"]
         assert redis.get(f"chat_history:{bob.name}") is None
-        assert redis.ttl(f"chat_history:{bob.name}:imported") > 86_400
+        assert redis.ttl(f"{{chat_history:{bob.name}}}:imported") > 86_400
     bob.post("disconnect")
     bob.connect()
     assert bob.say("again?")["response"].startswith("1 messages")

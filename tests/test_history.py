@@ -422,6 +422,8 @@ def lookalikes(victim: str) -> list[str]:
         f"history:{{{key}}}",
         f"{key}:imported",
         f"{key}:unreadable",
+        f"{{chat:history:{key}}}:imported",
+        f"{{chat:history:{key}}}:unreadable",
         f"{key}\x00",
         f"{key}*",
         f"../{key}",
@@ -845,7 +847,7 @@ async def test_a_gateways_history_is_the_beginning_of_ours(
     assert await contents(manager, name) == ["hello", "hi", "hello", "next"]
     assert await contents(place.manager(), name) == ["hello", "hi", "hello", "next"]
     assert not await client.exists(form.format(name))
-    assert await client.get(f"{form.format(name)}:imported") == json.dumps(OLD)
+    assert await client.get(f"{{{form.format(name)}}}:imported") == json.dumps(OLD)
     assert await all_expire(client, name)
     await manager.clear_history(name)
     assert await contents(place.manager(), name) == []
@@ -919,7 +921,7 @@ async def test_a_gateways_value_that_nobody_can_read_is_put_aside(
     manager = place.manager()
     assert await contents(manager, name) == ["hello", "hi", "hello"]
     async with Redis.from_url(str(urls.redis)) as raw:
-        assert await raw.get(f"chat:history:{name}:unreadable") == value
+        assert await raw.get(f"{{chat:history:{name}}}:unreadable") == value
     assert not await client.exists(f"chat:history:{name}")
     assert await all_expire(client, name)
 
@@ -959,7 +961,8 @@ async def test_nobody_gets_a_gateways_history_by_an_id_that_looks_like_its_key(
     manager = place.manager()
     await manager.append_message(name, "user", "mine", session_id="s")
     await manager.record.recent(name, "s", epoch=None)
-    await client.set(f"chat_history:{name}:imported", json.dumps(OLD), ex=60)
+    for key in (f"{{chat_history:{name}}}:imported", f"chat_history:{name}:imported"):
+        await client.set(key, json.dumps(OLD), ex=60)
     for id_ in lookalikes(name):
         assert await contents(manager, id_) == []
     assert await contents(manager, name, "s") == ["mine"]

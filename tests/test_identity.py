@@ -31,7 +31,10 @@ from tests.running import running
 SECRET = "a secret of more than 32 bytes, for tests"
 KEY = base64.b64encode(bytes(32)).decode()
 JWT = {"auth": "jwt", "jwt_secret_key": SECRET, "encryption_key": KEY}
-PUBLIC = {"/livez", "/readyz", "/auth", "/auth/demo", "/auth/logout", "/openapi.json", "/", "/web"}
+PUBLIC = {
+    *("/livez", "/readyz", "/metrics", "/openapi.json", "/", "/web"),
+    *("/auth", "/auth/demo", "/auth/logout"),
+}
 
 
 class Door:

@@ -280,7 +280,7 @@ def test_the_bytes_of_a_stream_have_no_line_end_but_those_of_frames(
     model.will(Reply(text=FORGED + FORGED.replace("\n", "\r")))
     body = {"user_id": alice.name, "message": "hi", "streaming": True}
     sent = alice.http.post("/llmchat/chat", json=body).text
-    assert re.fullmatch(r"(event: (token|final)\ndata: [^\r\n]+\n\n|: alive\n\n)+", sent)
+    assert re.fullmatch(r"(id: \d+-\d+\nevent: (token|final)\ndata: [^\r\n]+\n\n|: alive\n\n)+", sent)
 
 
 @STREAMED

@@ -221,7 +221,7 @@ def test_every_answer_is_one_that_the_document_names(
     alice: Person, model: ModelServer, demo_url: str
 ) -> None:
     with watched(alice):
-        for path in ("/livez", "/readyz", "/auth"):
+        for path in ("/livez", "/readyz", "/metrics", "/auth"):
             alice.http.get(path)
         alice.http.post("/auth/demo", json={"user": alice.name})
         alice.http.post("/auth/demo", json={"user": 7})

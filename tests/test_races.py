@@ -94,7 +94,7 @@ def test_a_cancel_in_the_first_moments_of_a_turn_leaves_it_an_end(alice: Person)
 
 
 def test_what_was_stopped_while_it_was_written_is_shown_to_the_model(
-    serve: Callable[..., str], name: str, valkey_url: str, tmp_path: Path
+    serve: Callable[..., str], name: str, valkey_url: str, tmp_path: Path, model: ModelServer
 ) -> None:
     with (
         Person(serve(redis_url=valkey_url), name) as alice,
@@ -102,19 +102,20 @@ def test_what_was_stopped_while_it_was_written_is_shown_to_the_model(
         closing(sqlite3.connect(tmp_path / "chat.db")) as other,
     ):
         alice.connect()
-        for text in ("first", "second"):
-            alice.say(text)
-        other.execute("BEGIN IMMEDIATE")  # the message has to wait for its place in the history
-        chat = in_background(pool, alice, "chat", message="my name is Alice")
-        wait_until(lambda: alice.get("history/{me}").json()["running"], "the turn has begun")
-        stopping = in_background(pool, alice, "cancel")
-        wait_until(lambda: threading.active_count() > 1, "it is asked to stop")
-        time.sleep(0.3)  # the command is on its way through the inbox
-        other.execute("ROLLBACK")
-        assert stopping.result().status_code == 200
-        assert chat.result().json()["stopped"] is True
-        assert "my name is Alice" in [message["content"] for message in alice.history()]
-        assert alice.say("who am I?")["response"].startswith("6 messages")
+        alice.say("first")
+        model.will(Reply(text="your name is Alice", pause=0.2))
+        with alice.streaming("my name is Alice") as frames:
+            said = next(frames)[1]["content"]
+            other.execute("BEGIN IMMEDIATE")  # the answer has to wait for its place in the history
+            while said != "your name is Alice":
+                said += next(frames)[1]["content"]
+            stopping = in_background(pool, alice, "cancel")
+            time.sleep(0.3)  # the command is on its way through the inbox
+            other.execute("ROLLBACK")
+            assert stopping.result().status_code == 200
+            assert next(frames)[1]["stopped"] is True
+        assert alice.history()[-1]["content"] == "your name is Alice"
+        assert alice.say("who am I?")["response"].startswith("5 messages")
 
 
 def test_the_same_message_id_again_names_the_same_session(alice: Person) -> None:

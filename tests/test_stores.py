@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count, cycle, pairwise
@@ -16,13 +16,14 @@ from redis.asyncio import Redis
 from redis.crc import key_slot
 
 from mcp_chat.commands import Cancel, Command, Disconnect, Send
-from mcp_chat.events import Entry, TextDelta, TurnFinished, order
-from mcp_chat.exceptions import Fenced, StoreUnavailable
+from mcp_chat.embedded import DataDir, EmbeddedValkey
+from mcp_chat.events import Entry, TakenOver, TextDelta, TurnFinished, order
+from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable
 from mcp_chat.identity import user_key
 from mcp_chat.message import Message
-from mcp_chat.stores.base import START, Bell, Lease, Store
+from mcp_chat.stores.base import START, Bell, Lease, Store, Waiting, log_bell
 from mcp_chat.stores.memory import MemoryStore
-from mcp_chat.stores.redis import RedisStore, open_redis
+from mcp_chat.stores.redis import RedisStore, open_redis, owner_key
 from tests.proxy import proxied
 
 pytestmark = pytest.mark.anyio
@@ -202,6 +203,147 @@ async def test_no_worker_is_not_alive(store: Store) -> None:
     assert not await store.leases.alive("")
 
 
+async def test_a_renewed_lease_is_the_same(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
+    assert await store.leases.renew(lease)
+    assert await store.leases.get(name) == lease
+
+
+async def test_a_lease_that_is_anothers_by_now_is_not_renewed(store: Store, name: str) -> None:
+    first = await claimed(store, name)
+    second = await claimed(store, name, "two")
+    assert not await store.leases.renew(first)
+    assert not await store.leases.renew(replace(second, worker="one"))
+    assert await store.leases.get(name) == second
+
+
+async def test_a_released_lease_is_not_renewed(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
+    await store.leases.release(lease)
+    assert not await store.leases.renew(lease)
+    assert await store.leases.get(name) == replace(lease, worker="")
+
+
+FORGOTTEN = 4_000_000_000_000
+"""The epoch of a lease that the store knows nothing of."""
+
+
+async def test_a_lease_that_the_store_has_forgotten_is_written_again(store: Store, name: str) -> None:
+    lease = Lease(user=name, worker="one", epoch=FORGOTTEN)
+    assert await store.leases.renew(lease)
+    assert await store.leases.get(name) == lease
+    assert not await store.leases.renew(Lease(user=name, worker="two", epoch=FORGOTTEN + 1))
+    await store.log.append(name, lease.epoch, texts(lease, "mine"))
+    assert await logged(store, name) == ["mine"]
+
+
+async def test_a_lease_that_was_written_again_fences_those_before_it(store: Store, name: str) -> None:
+    assert await store.leases.renew(Lease(user=name, worker="one", epoch=FORGOTTEN))
+    earlier = Lease(user=name, worker="two", epoch=FORGOTTEN - 1)
+    with pytest.raises(Fenced):
+        await store.log.append(name, earlier.epoch, texts(earlier, "too late"))
+    assert (await claimed(store, name, "three")).epoch == FORGOTTEN + 1
+
+
+async def test_a_user_whose_lease_was_written_again_is_among_those_of_its_worker(
+    store: Store, name: str
+) -> None:
+    assert await store.leases.renew(Lease(user=name, worker=f"{name}-w", epoch=FORGOTTEN))
+    assert await store.leases.users(f"{name}-w") == [name]
+
+
+async def test_a_worker_has_the_users_that_it_has_claimed_and_not_released(store: Store, name: str) -> None:
+    assert await store.leases.users(f"{name}-w") == []
+    a = await claimed(store, f"{name}-a", f"{name}-w")
+    await claimed(store, f"{name}-b", f"{name}-w")
+    await claimed(store, f"{name}-c", f"{name}-v")
+    assert await store.leases.users(f"{name}-w") == [f"{name}-a", f"{name}-b"]
+    await store.leases.release(a)
+    assert await store.leases.users(f"{name}-w") == [f"{name}-b"]
+    assert await store.leases.users(f"{name}-v") == [f"{name}-c"]
+
+
+async def test_a_user_is_among_those_of_the_worker_that_took_the_lease(store: Store, name: str) -> None:
+    first = await claimed(store, name, f"{name}-w")
+    await claimed(store, name, f"{name}-v")
+    await store.leases.release(first)
+    assert await store.leases.users(f"{name}-w") == []
+    assert await store.leases.users(f"{name}-v") == [name]
+
+
+async def test_a_late_release_leaves_a_user_to_the_worker_that_has_claimed_them_anew(
+    store: Store, name: str
+) -> None:
+    first = await claimed(store, name, f"{name}-w")
+    second = await claimed(store, name, f"{name}-w")
+    await store.leases.release(first)
+    assert await store.leases.get(name) == second
+    assert await store.leases.users(f"{name}-w") == [name]
+
+
+async def test_the_users_of_a_worker_that_has_stopped_are_still_known(store: Store, name: str) -> None:
+    await store.leases.beat(f"{name}-w", 30)
+    await claimed(store, name, f"{name}-w")
+    await store.leases.forget(f"{name}-w")
+    assert await store.leases.users(f"{name}-w") == [name]
+
+
+async def silent(store: Store, worker: str, *, taking: bool = True) -> None:
+    """Let a worker beat for the last time, and wait until that has passed."""
+    await store.leases.beat(worker, 0.02, taking=taking)
+
+    async def dead() -> bool:
+        return not await store.leases.alive(worker)
+
+    async def noticed() -> bool:
+        return worker in await store.leases.silent()
+
+    await eventually(dead, "the beat ends")
+    await eventually(noticed, "the silence is noticed")
+
+
+async def test_a_worker_that_beats_takes_users_and_is_not_silent(store: Store, name: str) -> None:
+    assert name not in await store.leases.workers()
+    assert name not in await store.leases.silent()
+    await store.leases.beat(name, 30)
+    assert name in await store.leases.workers()
+    assert name not in await store.leases.silent()
+
+
+async def test_a_worker_whose_beat_has_stopped_is_silent_until_it_is_forgotten(
+    store: Store, name: str
+) -> None:
+    await silent(store, name)
+    assert name not in await store.leases.workers()
+    await store.leases.forget(name)
+    assert name not in await store.leases.silent()
+    assert name not in await store.leases.workers()
+
+
+async def test_a_silent_worker_that_beats_again_is_back(store: Store, name: str) -> None:
+    await silent(store, name)
+    await store.leases.beat(name, 30)
+    assert name in await store.leases.workers()
+    assert name not in await store.leases.silent()
+
+
+async def test_a_worker_that_says_so_takes_no_users_and_is_alive(store: Store, name: str) -> None:
+    await store.leases.beat(name, 30)
+    await store.leases.beat(name, 30, taking=False)
+    assert await store.leases.alive(name)
+    assert name not in await store.leases.workers()
+    assert name not in await store.leases.silent()
+    await store.leases.beat(name, 30)
+    assert name in await store.leases.workers()
+
+
+async def test_a_worker_that_dies_while_it_takes_no_users_is_silent_too(store: Store, name: str) -> None:
+    await store.leases.beat(name, 30)
+    await silent(store, name, taking=False)
+    await store.leases.forget(name)
+    assert name not in await store.leases.silent()
+
+
 # The inbox
 
 
@@ -227,7 +369,7 @@ async def test_the_same_command_again_is_not_put_twice_and_gives_the_same_place(
     assert await store.inbox.put(name, command, limit=10) == place
     assert len(await store.inbox.read(name, START)) == 1
     [waiting] = await store.inbox.read(name, START)
-    await store.inbox.remove(name, waiting.place)
+    await store.inbox.remove(name, waiting.place, epoch=lease.epoch)
     assert await store.inbox.put(name, command, limit=10) == place
     assert await store.inbox.read(name, START) == []
 
@@ -237,30 +379,77 @@ async def test_a_first_command_of_all_is_at_the_start(store: Store, name: str) -
 
 
 async def test_a_full_inbox_takes_nothing_new_but_knows_what_it_has(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
     first, second, third = Disconnect(), Disconnect(), Disconnect()
     place = await store.inbox.put(name, first, limit=2)
     assert await store.inbox.put(name, second, limit=2) is not None
     assert await store.inbox.put(name, third, limit=2) is None
     assert await store.inbox.put(name, first, limit=2) == place
     [waiting, _] = await store.inbox.read(name, START)
-    await store.inbox.remove(name, waiting.place)
+    await store.inbox.remove(name, waiting.place, epoch=lease.epoch)
     assert await store.inbox.put(name, third, limit=2) is not None
     assert [each.command for each in await store.inbox.read(name, START)] == [second, third]
 
 
 async def test_a_place_stays_behind_when_all_before_it_were_removed(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
     await store.inbox.put(name, Disconnect(), limit=9)
     [first] = await store.inbox.read(name, START)
-    await store.inbox.remove(name, first.place)
+    await store.inbox.remove(name, first.place, epoch=lease.epoch)
     await store.inbox.put(name, Disconnect(id="later"), limit=9)
     assert [each.command.id for each in await store.inbox.read(name, first.place)] == ["later"]
 
 
 async def test_removing_what_is_gone_changes_nothing(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
     await store.inbox.put(name, Disconnect(), limit=9)
     [first] = await store.inbox.read(name, START)
-    await store.inbox.remove(name, first.place)
-    await store.inbox.remove(name, first.place)
+    await store.inbox.remove(name, first.place, epoch=lease.epoch)
+    await store.inbox.remove(name, first.place, epoch=lease.epoch)
+    assert await store.inbox.read(name, START) == []
+
+
+async def test_an_inbox_waits_until_its_commands_have_ended(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
+    assert not await store.inbox.waits(name)
+    await store.inbox.put(name, Disconnect(), limit=9)
+    assert await store.inbox.waits(name)
+    assert not await store.inbox.waits(f"{name}2")
+    [waiting] = await store.inbox.read(name, START)
+    await store.inbox.remove(name, waiting.place, epoch=lease.epoch)
+    assert not await store.inbox.waits(name)
+
+
+async def test_it_stays_known_where_the_log_ended_when_a_command_was_first_seen(
+    store: Store, name: str
+) -> None:
+    lease = await claimed(store, name)
+    assert await store.inbox.seen(name, "c") is None
+    await store.log.append(name, lease.epoch, texts(lease, "before"))
+    place = await store.inbox.put(name, Disconnect(id="c"), limit=9)
+    await store.log.append(name, lease.epoch, texts(lease, "after", start=2))
+    [waiting] = await store.inbox.read(name, START)
+    await store.inbox.remove(name, waiting.place, epoch=lease.epoch)
+    assert await store.inbox.seen(name, "c") == place == f"{lease.epoch}-1"
+    assert await store.inbox.seen(name, "d") is None
+    assert await store.inbox.seen(f"{name}2", "c") is None
+
+
+async def test_a_command_that_a_full_inbox_did_not_take_was_not_seen(store: Store, name: str) -> None:
+    assert await store.inbox.put(name, Disconnect(id="c"), limit=0) is None
+    assert await store.inbox.seen(name, "c") is None
+    assert not await store.inbox.waits(name)
+
+
+async def test_an_older_epoch_removes_no_command(store: Store, name: str) -> None:
+    old = await claimed(store, name)
+    await store.inbox.put(name, Disconnect(), limit=9)
+    [waiting] = await store.inbox.read(name, START)
+    new = await claimed(store, name, "two")
+    with pytest.raises(Fenced):
+        await store.inbox.remove(name, waiting.place, epoch=old.epoch)
+    assert await store.inbox.read(name, START) == [waiting]
+    await store.inbox.remove(name, waiting.place, epoch=new.epoch)
     assert await store.inbox.read(name, START) == []
 
 
@@ -315,11 +504,11 @@ async def test_the_log_itself_fences_when_the_lease_is_lost(
     old = await claimed(valkey, name)
     new = await claimed(valkey, name, "two")
     await valkey.log.append(name, new.epoch, texts(new, "new"))
-    await client.delete(f"active:session:{{{name}}}")
+    await client.delete(owner_key(name))
+    assert await valkey.leases.renew(old)
     with pytest.raises(Fenced):
         await valkey.log.append(name, old.epoch, texts(old, "too late"))
-    await valkey.log.append(name, new.epoch, texts(new, "newer", start=2))
-    assert await logged(valkey, name) == ["new", "newer"]
+    assert await logged(valkey, name) == ["new"]
 
 
 async def test_a_released_lease_still_fences_those_before_it(store: Store, name: str) -> None:
@@ -338,7 +527,7 @@ async def test_the_fence_and_the_end_survive_trimming(store: Store, name: str) -
         await store.log.append(name, new.epoch, entries)
     kept = await store.log.read(name, START)
     assert 200 <= len(kept) < 1000
-    assert kept[-1].id == f"{new.epoch}-1000"
+    assert kept[-1].id == await store.log.end(name) == f"{new.epoch}-1000"
     with pytest.raises(Fenced):
         await store.log.append(name, old.epoch, texts(old, "too late"))
     await store.log.append(name, new.epoch, texts(new, "again", start=1))
@@ -390,6 +579,162 @@ async def test_appends_of_many_users_side_by_side_stay_apart(store: Store, name:
             tasks.start_soon(one, user)
     for user in users:
         assert await logged(store, user) == [f"{user} {n}" for n in range(1, 11)]
+
+
+async def test_an_epoch_may_begin_with_zero(store: Store, name: str) -> None:
+    old = await claimed(store, name)
+    await store.log.append(name, old.epoch, texts(old, "a", "b", start=0))
+    new = await claimed(store, name, "two")
+    await store.log.append(name, new.epoch, texts(new, "c", start=0))
+    assert await logged(store, name) == ["a", "b", "c"]
+    assert await store.log.end(name) == f"{new.epoch}-0"
+
+
+async def test_logs_of_many_users_are_read_at_once(store: Store, name: str) -> None:
+    users = [f"{name}-{n}" for n in range(20)]
+    wanted: dict[str, list[Entry]] = {f"{name}-nobody": []}
+    places = {f"{name}-nobody": START}
+    for n, user in enumerate(users):
+        lease = await claimed(store, user)
+        entries = texts(lease, *(f"{user} {k}" for k in range(5)))
+        await store.log.append(user, lease.epoch, entries)
+        places[user] = entries[n % 5].id
+        wanted[user] = entries[n % 5 + 1 :]
+    assert await store.log.read_many(places) == wanted
+    few = {user: entries[:2] for user, entries in wanted.items()}
+    assert await store.log.read_many(places, limit=2) == few
+    assert await store.log.read_many({}) == {}
+
+
+async def test_a_log_ends_where_it_begins_or_at_its_last_entry(store: Store, name: str) -> None:
+    assert await store.log.end(name) == START
+    lease = await claimed(store, name)
+    assert await store.log.end(name) == START
+    await store.log.append(name, lease.epoch, texts(lease, "a", "b"))
+    assert await store.log.end(name) == f"{lease.epoch}-2"
+
+
+async def test_a_log_ends_where_its_last_entry_was_erased(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
+    entries = texts(lease, "a", "b")
+    await store.log.append(name, lease.epoch, entries)
+    for _ in range(2):
+        await store.log.erase(name, [entries[-1]], [], epoch=lease.epoch)
+        assert await store.log.end(name) == entries[-1].id
+        await store.log.erase(name, entries, [], epoch=lease.epoch)
+        assert await store.log.end(name) == entries[-1].id
+    assert await store.log.read(name, START) == []
+
+
+async def test_an_entry_that_was_erased_and_is_sent_again_stays_away(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
+    entries = texts(lease, "a", "b", "c")
+    await store.log.append(name, lease.epoch, entries[:2])
+    await store.log.erase(name, entries[:2], [], epoch=lease.epoch)
+    await store.log.append(name, lease.epoch, entries)
+    assert await logged(store, name) == ["c"]
+
+
+async def test_erased_entries_are_gone_and_their_commands_were_never_seen(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
+    erased, kept = Disconnect(id="erased"), Disconnect(id="kept")
+    for command in (erased, kept):
+        await store.inbox.put(name, command, limit=9)
+    for waiting in await store.inbox.read(name, START):
+        await store.inbox.remove(name, waiting.place, epoch=lease.epoch)
+    entries = texts(lease, "a", "b", "c")
+    await store.log.append(name, lease.epoch, entries)
+    await store.log.erase(name, entries[:2], ["erased"], epoch=lease.epoch)
+    assert await store.log.read(name, START) == entries[2:]
+    assert await store.inbox.seen(name, "erased") is None
+    assert await store.inbox.put(name, erased, limit=9) == entries[2].id
+    assert await store.inbox.put(name, kept, limit=9) == START
+    assert [each.command for each in await store.inbox.read(name, START)] == [erased]
+
+
+async def test_an_older_epoch_erases_nothing(store: Store, name: str) -> None:
+    old = await claimed(store, name)
+    entries = texts(old, "a", "b")
+    await store.inbox.put(name, Disconnect(id="c"), limit=9)
+    await store.log.append(name, old.epoch, entries)
+    new = await claimed(store, name, "two")
+    with pytest.raises(Fenced):
+        await store.log.erase(name, entries, ["c"], epoch=old.epoch)
+    assert await store.log.read(name, START) == entries
+    assert await store.inbox.seen(name, "c") == START
+    await store.log.erase(name, entries, ["c"], epoch=new.epoch)
+    assert await store.log.read(name, START) == []
+
+
+async def test_a_log_that_was_retired_is_read_to_its_end(store: Store, name: str) -> None:
+    lease = await claimed(store, name)
+    entries = texts(lease, "a", "b")
+    await store.log.append(name, lease.epoch, entries)
+    await store.log.retire(name, 1000, epoch=lease.epoch)
+    assert await store.log.read(name, START) == entries
+    assert await store.leases.get(name) == lease
+
+
+async def test_an_older_epoch_retires_no_log(store: Store, name: str) -> None:
+    old = await claimed(store, name)
+    await store.log.append(name, old.epoch, texts(old, "a"))
+    await claimed(store, name, "two")
+    with pytest.raises(Fenced):
+        await store.log.retire(name, 1, epoch=old.epoch)
+
+
+State = tuple[Lease | None, list[Waiting], list[Entry], str, str | None, list[str]]
+
+
+async def state(store: Store, user: str) -> State:
+    """What a store tells of a user."""
+    lease = await store.leases.get(user)
+    return (
+        lease,
+        await store.inbox.read(user, START),
+        await store.log.read(user, START),
+        await store.log.end(user),
+        await store.inbox.seen(user, "c"),
+        await store.leases.users(f"worker-of-{user}"),
+    )
+
+
+Step = Callable[[Store, Lease], Awaitable[object]]
+PLACES: dict[str, str] = {}
+
+
+async def remove_first(store: Store, lease: Lease) -> None:
+    """Remove the command that was first at the first time, as one who does not know whether that arrived."""
+    if lease.user not in PLACES:
+        PLACES[lease.user] = (await store.inbox.read(lease.user, START))[0].place
+    await store.inbox.remove(lease.user, PLACES[lease.user], epoch=lease.epoch)
+
+
+STEPS: dict[str, Step] = {
+    "renew": lambda store, lease: store.leases.renew(lease),
+    "append": lambda store, lease: store.log.append(lease.user, lease.epoch, texts(lease, "b", "c", start=2)),
+    "done": remove_first,
+    "erase": lambda store, lease: store.log.erase(lease.user, texts(lease, "a"), ["c"], epoch=lease.epoch),
+    "retire": lambda store, lease: store.log.retire(lease.user, 1000, epoch=lease.epoch),
+}
+
+
+async def prepared(store: Store, user: str) -> Lease:
+    """A user with two commands and an entry."""
+    lease = await claimed(store, user, f"worker-of-{user}")
+    for command_id in ("c", "d"):
+        await store.inbox.put(user, Disconnect(id=command_id), limit=9)
+    await store.log.append(user, lease.epoch, texts(lease, "a"))
+    return lease
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+async def test_what_is_sent_again_changes_nothing(store: Store, name: str, step: Step) -> None:
+    lease = await prepared(store, name)
+    await step(store, lease)
+    once = await state(store, name)
+    await step(store, lease)
+    assert await state(store, name) == once
 
 
 # The window
@@ -573,6 +918,19 @@ async def heard(store: Store, listening: str, bell: Bell) -> None:
     bell.notes()
 
 
+async def collected(bell: Bell, number: int) -> list[str]:
+    """Wait for so many notes."""
+    notes: list[str] = []
+
+    async def all_there() -> bool:
+        await bell.wait(0.05)
+        notes.extend(bell.notes())
+        return len(notes) >= number
+
+    await eventually(all_there, f"{number} notes")
+    return notes
+
+
 async def test_a_ring_reaches_every_listener_of_its_name_and_no_other(store: Store, name: str) -> None:
     async with (
         store.bells.listen(name) as one,
@@ -587,10 +945,10 @@ async def test_a_ring_reaches_every_listener_of_its_name_and_no_other(store: Sto
         await store.bells.ring(name, "note")
         assert await rung(one)
         assert await rung(two)
-        assert one.notes() == two.notes() == {"note"}
-        assert one.notes() == set()
+        assert one.notes() == two.notes() == ["note"]
+        assert one.notes() == []
         assert not await other.wait(0.05)
-        assert other.notes() == set()
+        assert other.notes() == []
 
 
 async def test_a_ring_before_the_wait_is_remembered_once(store: Store, name: str) -> None:
@@ -604,19 +962,12 @@ async def test_a_ring_before_the_wait_is_remembered_once(store: Store, name: str
         assert not await bell.wait(0.02)
 
 
-async def test_notes_of_several_rings_are_collected(store: Store, name: str) -> None:
+async def test_notes_of_several_rings_are_collected_in_order(store: Store, name: str) -> None:
     async with store.bells.listen(name) as bell:
         await heard(store, name, bell)
         for note in ("a", "b", "a", "c"):
             await store.bells.ring(name, note)
-        collected: set[str] = set()
-
-        async def all_there() -> bool:
-            await bell.wait(0.05)
-            collected.update(bell.notes())
-            return collected == {"a", "b", "c"}
-
-        await eventually(all_there, "three notes")
+        assert await collected(bell, 4) == ["a", "b", "a", "c"]
 
 
 async def test_nobody_needs_to_listen(store: Store, name: str) -> None:
@@ -631,10 +982,38 @@ async def test_a_bell_that_was_taken_down_can_be_hung_again(store: Store, name: 
 
 async def test_an_append_rings_the_bell_of_its_user(store: Store, name: str) -> None:
     lease = await claimed(store, name)
-    async with store.bells.listen(f"chat:bell:{{{name}}}") as bell:
-        await heard(store, f"chat:bell:{{{name}}}", bell)
+    async with store.bells.listen(log_bell(name)) as bell:
+        await heard(store, log_bell(name), bell)
         await store.log.append(name, lease.epoch, texts(lease, "a"))
         assert await rung(bell)
+
+
+STRANGE = [
+    "",
+    "a\nb\n\nc",
+    "\r\n",
+    'say "no"',
+    "it's",
+    "\\n",
+    "👩‍👩‍👧 \U0001f600 ü \u2028 \x85 \x00",
+    "{}[]",
+    " a ",
+]
+
+
+async def test_what_a_ring_carries_is_what_was_appended(store: Store, name: str) -> None:
+    """Memory carries nothing; whoever hears a ring then reads the log."""
+    lease = await claimed(store, name)
+    entries = texts(lease, *STRANGE)
+    async with store.bells.listen(log_bell(name)) as bell:
+        await heard(store, log_bell(name), bell)
+        await store.log.append(name, lease.epoch, entries)
+        [note] = await collected(bell, 1)
+    assert store.log.heard(note) in ([], entries)
+
+
+async def test_a_ring_without_a_note_carries_nothing(store: Store) -> None:
+    assert store.log.heard("") == store.log.heard("up?") == []
 
 
 async def test_a_backend_that_works_answers_its_ping(store: Store) -> None:
@@ -646,21 +1025,23 @@ async def test_a_backend_that_works_answers_its_ping(store: Store) -> None:
 
 async def do_everything(store: Store, user: str) -> Lease:
     """Every operation that writes, on one user."""
-    lease = await claimed(store, user)
+    lease = await claimed(store, user, f"worker-of-{user}")
+    await store.leases.renew(lease)
     await store.leases.lock(user, "token", 30)
     await store.leases.beat(f"worker-of-{user}", 30)
     await store.inbox.put(user, Send(session_id="s", text="hello"), limit=9)
     await store.inbox.put(user, Disconnect(), limit=9)
     [first, _] = await store.inbox.read(user, START)
-    await store.inbox.remove(user, first.place)
+    await store.inbox.remove(user, first.place, epoch=lease.epoch)
     await store.log.append(user, lease.epoch, texts(lease, "a", "b"))
+    await store.log.erase(user, texts(lease, "a"), [first.command.id], epoch=lease.epoch)
     await store.window.append(user, "s", said("a"), epoch=lease.epoch, create=True)
     await store.window.append(user, "s", said("b"), epoch=lease.epoch, create=False)
     await store.window.replace(user, "t", said("a"), epoch=lease.epoch)
     await store.window.replace(user, None, said("a"), epoch=lease.epoch)
     await store.configs.put(user, "sealed", epoch=lease.epoch)
     await store.leases.release(lease)
-    return lease
+    return await claimed(store, user, lease.worker)
 
 
 async def keys_of(client: Redis, user: str) -> list[str]:
@@ -669,25 +1050,26 @@ async def keys_of(client: Redis, user: str) -> list[str]:
 
 async def test_every_key_has_a_time_to_live(valkey: RedisStore, client: Redis, name: str) -> None:
     await do_everything(valkey, name)
-    keys = await keys_of(client, name)
-    assert len(keys) >= 10
+    keys = ["workers", *await keys_of(client, name)]
+    assert f"worker:sessions:worker-of-{name}" in keys
+    assert len(keys) >= 12
     lives = {key: await client.pttl(key) for key in keys}
     assert all(life > 0 for life in lives.values()), lives
 
 
 async def test_an_emptied_inbox_has_a_time_to_live_too(valkey: RedisStore, client: Redis, name: str) -> None:
+    lease = await claimed(valkey, name)
     await valkey.inbox.put(name, Disconnect(), limit=9)
     [waiting] = await valkey.inbox.read(name, START)
-    await valkey.inbox.remove(name, waiting.place)
+    await valkey.inbox.remove(name, waiting.place, epoch=lease.epoch)
     assert all([await client.pttl(key) > 0 for key in await keys_of(client, name)])
 
 
 async def test_a_lease_lives_on_while_its_owner_writes(valkey: RedisStore, client: Redis, name: str) -> None:
     lease = await claimed(valkey, name)
-    key = f"active:session:{{{name}}}"
-    await client.pexpire(key, 5000)
+    await client.pexpire(owner_key(name), 5000)
     await valkey.log.append(name, lease.epoch, texts(lease, "a"))
-    assert await client.pttl(key) > 5000
+    assert await client.pttl(owner_key(name)) > 5000
 
 
 @pytest.mark.parametrize("id", ["plain", "ann@example.org", "{a}b", "{}", "a}{b", "a:b*c", "ünï", "x" * 300])
@@ -699,6 +1081,166 @@ async def test_all_keys_of_a_user_share_one_slot(
     keys = [key for key in await keys_of(client, user) if not key.startswith("worker:")]
     assert len(keys) >= 9
     assert {key_slot(key.encode()) for key in keys} == {key_slot(user.encode())}
+
+
+async def test_each_ring_of_a_log_carries_exactly_what_was_appended(valkey: RedisStore, name: str) -> None:
+    lease = await claimed(valkey, name)
+    first = Entry(id=f"{lease.epoch}-0", command_id="", event=TakenOver(worker="one", before=START))
+    appends = [[first], texts(lease, *STRANGE), texts(lease, *"ab", start=len(STRANGE) + 1)]
+    async with valkey.bells.listen(log_bell(name)) as bell:
+        await heard(valkey, log_bell(name), bell)
+        for entries in appends:
+            await valkey.log.append(name, lease.epoch, entries)
+        notes = await collected(bell, len(appends))
+    assert [valkey.log.heard(note) for note in notes] == appends
+    assert await valkey.log.read(name, START) == [entry for entries in appends for entry in entries]
+
+
+async def test_a_ring_of_another_version_carries_nothing(valkey: RedisStore) -> None:
+    assert valkey.log.heard('7-1\nc {"type": "of tomorrow"}\n7-2\nnonsense') == []
+
+
+async def test_a_ring_does_not_carry_what_was_refused(valkey: RedisStore, name: str) -> None:
+    old = await claimed(valkey, name)
+    new = await claimed(valkey, name, "two")
+    async with valkey.bells.listen(log_bell(name)) as bell:
+        await heard(valkey, log_bell(name), bell)
+        with pytest.raises(Fenced):
+            await valkey.log.append(name, old.epoch, texts(old, "too late"))
+        await valkey.log.append(name, new.epoch, texts(new, "mine"))
+        assert [valkey.log.heard(note) for note in await collected(bell, 1)] == [texts(new, "mine")]
+
+
+async def test_what_a_user_leaves_behind_expires_soon_and_lives_on_if_they_return(
+    valkey: RedisStore, client: Redis, name: str
+) -> None:
+    lease = await prepared(valkey, name)
+    await valkey.log.retire(name, 1000, epoch=lease.epoch)
+    keys = [owner_key(name), f"chat:events:{{{name}}}", f"chat:inbox:{{{name}}}"]
+    assert all([0 < await client.ttl(key) <= 1000 for key in keys])
+    again = await claimed(valkey, name, "two")
+    await valkey.log.append(name, again.epoch, texts(again, "b"))
+    await valkey.inbox.put(name, Disconnect(), limit=9)
+    assert all([await client.ttl(key) > 1000 for key in keys])
+
+
+async def test_an_older_epoch_shortens_no_life(valkey: RedisStore, client: Redis, name: str) -> None:
+    old = await prepared(valkey, name)
+    await claimed(valkey, name, "two")
+    with pytest.raises(Fenced):
+        await valkey.log.retire(name, 1000, epoch=old.epoch)
+    assert all([await client.ttl(key) > 1000 for key in await keys_of(client, name)])
+
+
+async def contents(client: Redis, user: str) -> dict[str, bytes]:
+    """What is in a user's keys, to the last byte."""
+    keys = await keys_of(client, user)
+    dump: Callable[..., Awaitable[bytes]] = client.execute_command
+    return {key: await dump("DUMP", key, NEVER_DECODE=True) for key in keys}
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+async def test_what_is_sent_again_changes_no_byte(
+    valkey: RedisStore, client: Redis, name: str, step: Step
+) -> None:
+    lease = await prepared(valkey, name)
+    await step(valkey, lease)
+    once = await contents(client, name)
+    await step(valkey, lease)
+    assert await contents(client, name) == once
+
+
+async def test_a_renewed_lease_lives_on(valkey: RedisStore, client: Redis, name: str) -> None:
+    lease = await claimed(valkey, name, f"worker-of-{name}")
+    await client.pexpire(owner_key(name), 5000)
+    assert await valkey.leases.renew(lease)
+    assert await client.pttl(owner_key(name)) > 5000
+
+
+async def test_it_stays_known_whom_a_worker_serves_while_it_renews_their_leases(
+    valkey: RedisStore, client: Redis, name: str
+) -> None:
+    lease = await claimed(valkey, name, f"worker-of-{name}")
+    await client.pexpire(f"worker:sessions:worker-of-{name}", 5000)
+    assert await valkey.leases.renew(lease)
+    assert await client.pttl(f"worker:sessions:worker-of-{name}") > 5000
+
+
+async def test_an_append_without_a_lease_adds_nothing_until_that_is_written_again(
+    valkey: RedisStore, client: Redis, name: str
+) -> None:
+    lease = await claimed(valkey, name)
+    await valkey.log.append(name, lease.epoch, texts(lease, "a"))
+    await client.delete(owner_key(name))
+    for _ in range(2):
+        with pytest.raises(Forgotten):
+            await valkey.log.append(name, lease.epoch, texts(lease, "b", start=2))
+    assert await logged(valkey, name) == ["a"]
+    assert await valkey.leases.renew(lease)
+    await valkey.log.append(name, lease.epoch, texts(lease, "b", start=2))
+    assert await logged(valkey, name) == ["a", "b"]
+
+
+async def test_a_ring_does_not_carry_what_was_forgotten(valkey: RedisStore, client: Redis, name: str) -> None:
+    lease = await claimed(valkey, name)
+    async with valkey.bells.listen(log_bell(name)) as bell:
+        await heard(valkey, log_bell(name), bell)
+        await client.delete(owner_key(name))
+        with pytest.raises(Forgotten):
+            await valkey.log.append(name, lease.epoch, texts(lease, "lost"))
+        await valkey.bells.ring(log_bell(name), "end")
+        assert await collected(bell, 1) == ["end"]
+
+
+@pytest.fixture
+def own_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey that may lose everything."""
+    with DataDir(tmp_path_factory.mktemp("own")) as data, EmbeddedValkey(data) as own:
+        yield own.url
+
+
+async def flush(url: str) -> None:
+    """Take everything out of a server."""
+    async with Redis.from_url(url) as redis:
+        await redis.flushall()
+
+
+async def test_a_server_that_lost_everything_takes_an_append_when_the_lease_is_written_again(
+    own_url: str, name: str
+) -> None:
+    async with open_redis(own_url) as store:
+        lease = await prepared(store, name)
+        await flush(own_url)
+        with pytest.raises(Forgotten):
+            await store.log.append(name, lease.epoch, texts(lease, "b", start=2))
+        assert await store.log.end(name) == START
+        assert await store.leases.renew(lease)
+        await store.log.append(name, lease.epoch, texts(lease, "b", start=2))
+        assert await logged(store, name) == ["b"]
+
+
+async def test_of_two_owners_of_a_server_that_lost_everything_the_first_to_come_has_the_lease(
+    own_url: str, name: str
+) -> None:
+    async with open_redis(own_url) as store:
+        old = await claimed(store, name)
+        await flush(own_url)
+        new = await claimed(store, name, "two")
+        assert not await store.leases.renew(old)
+        with pytest.raises(Fenced):
+            await store.log.append(name, old.epoch, texts(old, "too late"))
+        assert await store.leases.get(name) == new
+
+
+async def test_a_worker_is_back_with_its_next_beat_when_a_server_lost_everything(
+    own_url: str, name: str
+) -> None:
+    async with open_redis(own_url) as store:
+        await store.leases.beat(name, 30)
+        await flush(own_url)
+        assert name not in await store.leases.workers()
+        await store.leases.beat(name, 30)
+        assert await store.leases.workers() == [name]
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(
@@ -743,19 +1285,30 @@ OPERATIONS: dict[str, Callable[[Store, str], Awaitable[Any]]] = {
     "ping": lambda store, user: store.ping(),
     "get": lambda store, user: store.leases.get(user),
     "claim": lambda store, user: store.leases.claim(user, "w", floor=0, seen=None),
+    "renew": lambda store, user: store.leases.renew(Lease(user=user, worker="w", epoch=1)),
     "release": lambda store, user: store.leases.release(Lease(user=user, worker="w", epoch=1)),
     "beat": lambda store, user: store.leases.beat("w", 1),
+    "beat and take none": lambda store, user: store.leases.beat("w", 1, taking=False),
     "alive": lambda store, user: store.leases.alive("w"),
+    "workers": lambda store, user: store.leases.workers(),
+    "silent": lambda store, user: store.leases.silent(),
+    "users": lambda store, user: store.leases.users("w"),
     "forget": lambda store, user: store.leases.forget("w"),
     "lock": lambda store, user: store.leases.lock(user, "t", 1),
     "unlock": lambda store, user: store.leases.unlock(user, "t"),
     "put": lambda store, user: store.inbox.put(user, Disconnect(), limit=9),
     "waiting": lambda store, user: store.inbox.read(user, START),
-    "remove": lambda store, user: store.inbox.remove(user, "1-0"),
+    "seen": lambda store, user: store.inbox.seen(user, "c"),
+    "waits": lambda store, user: store.inbox.waits(user),
+    "remove": lambda store, user: store.inbox.remove(user, "1-0", epoch=1),
     "append": lambda store, user: store.log.append(
         user, 1, [Entry(id="1-1", command_id="c", event=TextDelta(text="a"))]
     ),
     "read": lambda store, user: store.log.read(user, START),
+    "read many": lambda store, user: store.log.read_many({user: START, f"{user}2": START}),
+    "end": lambda store, user: store.log.end(user),
+    "erase": lambda store, user: store.log.erase(user, [], ["c"], epoch=1),
+    "retire": lambda store, user: store.log.retire(user, 1, epoch=1),
     "messages": lambda store, user: store.window.read(user, "s"),
     "remember": lambda store, user: store.window.append(user, "s", said("a"), epoch=1, create=True),
     "replace": lambda store, user: store.window.replace(user, "s", said("a"), epoch=1),
@@ -947,6 +1500,18 @@ async def _lease(store: Store, user: str) -> str:
 
 
 @reads
+async def _logs(store: Store, user: str) -> str:
+    """Several answers at once."""
+    found = await store.log.read_many({f"{user}-nobody": START, user: START})
+    return "".join(e.event.text for log in found.values() for e in log if isinstance(e.event, TextDelta))
+
+
+@reads
+async def _users(store: Store, user: str) -> str:
+    return "".join(await store.leases.users(user))
+
+
+@reads
 async def _script(store: Store, user: str) -> str:
     """A script answers too: that of a command which was put before."""
     place = await store.inbox.put(user, Send(session_id="s", text=user, id="first"), limit=9)
@@ -998,4 +1563,5 @@ async def test_readers_who_go_away_at_any_moment_leave_no_connection_taken(
     with anyio.fail_after(5):
         for _ in range(200):
             await valkey.ping()
+    assert isinstance(valkey.redis, Redis)
     assert not valkey.redis.connection_pool._in_use_connections

@@ -154,7 +154,7 @@ def test_a_turn_goes_on_when_its_reader_hangs_up(
     done = wait_until(lambda: witness.history()[1:], "the answer is in the history")
     assert texts(done) == [("assistant", "one two three four five six seven eight")]
     assert done[0]["metadata"] == {}
-    assert witness.get("history/{me}").json()["running"] is None
+    wait_until(lambda: witness.get("history/{me}").json()["running"] is None, "nothing runs")
     assert model.hung_up == 0
 
 

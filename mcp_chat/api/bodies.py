@@ -236,6 +236,9 @@ class ChatBody(UserBody):
     message_id: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The same id again gives the same turn."
     )
+    if_running: Literal["queue", "interrupt"] = Field(
+        "queue", description="While a turn of this conversation runs: wait for its end, or stop it."
+    )
 
 
 class CancelBody(UserBody):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,13 +29,11 @@ from mcp_chat.events import (
     Connected,
     Entry,
     Failed,
-    TurnFinished,
-    TurnStarted,
 )
 from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.identity import Principal
-from mcp_chat.message import MESSAGE, Message, new_id
+from mcp_chat.message import ID, MESSAGE, Message, new_id
 from mcp_chat.providers import Providers
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.vault import Vault
@@ -72,7 +71,9 @@ class LLMChat:
         user, body = await self._read(request, ConnectBody)
         config = await self._configuration(body)
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
-        outcome = await self.dispatch.outcome(user.key, Connect(sealed=sealed, user_id=user.id))
+        outcome = await self.dispatch.outcome(
+            user.key, Connect(sealed=sealed, user_id=user.id, id=command_id(request, "connect"))
+        )
         if isinstance(outcome, Failed):
             return of_failed(outcome)
         assert isinstance(outcome, Connected)
@@ -91,12 +92,17 @@ class LLMChat:
         """Send a message; the answer is a read of the turn's events, streamed or whole."""
         user, body = await self._read(request, ChatBody)
         self._check_message(body)
-        command_id = body.message_id or new_id()
+        command_id = body.message_id or idempotency_key(request) or new_id()
         session_id, resumed = await self._session(user, body.session_id, command_id)
-        parts = await parts_of(self.archive, user.key, body.attachments)
-        command = Send(session_id=session_id, text=body.message, parts=parts, id=command_id)
-        place = await self.dispatch.submit(user.key, command)
-        entries = self.dispatch.follow(user.key, command.id, place)
+        command = Send(
+            session_id=session_id,
+            text=body.message,
+            parts=await parts_of(self.archive, user.key, body.attachments),
+            interrupt=body.if_running == "interrupt",
+            id=command_id,
+        )
+        ticket = await self.dispatch.submit(user.key, command)
+        entries = self.dispatch.follow(user.key, ticket)
         headers = {
             "mcp-chat-session": session_id,
             "mcp-chat-turn": command.id,
@@ -112,7 +118,9 @@ class LLMChat:
         user, body = await self._read(request, CancelBody)
         if await self.store.leases.get(user.key) is None:
             return JSONResponse({"status": "no_running_turn", "user_id": user.id})
-        outcome = await self.dispatch.outcome(user.key, Cancel(session_id=body.session_id))
+        outcome = await self.dispatch.outcome(
+            user.key, Cancel(session_id=body.session_id, id=command_id(request, "cancel"))
+        )
         if isinstance(outcome, Failed):
             return of_failed(outcome)
         stopped = isinstance(outcome, Cancelled) and outcome.turns
@@ -128,7 +136,7 @@ class LLMChat:
         }
         if not await self.configs.exists(user.key):
             return JSONResponse(gone)
-        outcome = await self.dispatch.outcome(user.key, Disconnect())
+        outcome = await self.dispatch.outcome(user.key, Disconnect(id=command_id(request, "disconnect")))
         if isinstance(outcome, Failed):
             return JSONResponse(gone) if outcome.code == NotConnected.code else of_failed(outcome)
         return JSONResponse(
@@ -158,7 +166,9 @@ class LLMChat:
             session_id = config.session_id if config else None
         elif not await self._is_theirs(user, session_id, config):
             raise NotFound("This conversation does not exist.")
-        running = await self._running(user, session_id)  # asked first: what an ended turn said is there then
+        running = (
+            await self.dispatch.running(user.key, session_id) if session_id else None
+        )  # asked first: what an ended turn said is there then
         if running:
             await self.dispatch.wake(user.key)  # nobody else may be asking for a turn whose worker has died
         found = await self._messages(user, session_id, limit) if session_id else []
@@ -247,19 +257,6 @@ class LLMChat:
         is_default = config is not None and config.session_id == session_id
         return is_default or await self.history.record.exists(user.key, session_id)
 
-    async def _running(self, user: Principal, session_id: str | None) -> str | None:
-        """Return the session's running turn, as the log tells."""
-        running: str | None = None
-        place = "0-0"
-        while entries := await self.store.log.read(user.key, place):
-            place = entries[-1].id
-            for entry in entries:
-                if isinstance(entry.event, TurnStarted) and entry.event.session_id == session_id:
-                    running = entry.command_id
-                elif entry.command_id == running and isinstance(entry.event, TurnFinished | Failed):
-                    running = None
-        return running
-
     async def _whole(
         self,
         user: Principal,
@@ -269,7 +266,7 @@ class LLMChat:
     ) -> Response:
         async for entry in entries:
             if entry is not None:
-                transcript.add(entry.event)
+                transcript.add(entry)
         if transcript.failed:
             return of_failed(transcript.failed)
         return JSONResponse(
@@ -285,6 +282,24 @@ class LLMChat:
             },
             headers=headers,
         )
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Return the id that a client gives its request by the header, to send it again without harm.
+
+    Raises:
+        InvalidRequest: It cannot be an id.
+    """
+    key = request.headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(ID, key):
+        raise InvalidRequest("Idempotency-Key must be up to 64 letters, digits and signs of _.:-")
+    return key
+
+
+def command_id(request: Request, kind: str) -> str:
+    """Return the id of a command that is no message: keys of different requests do not meet."""
+    key = idempotency_key(request)
+    return hashlib.sha256(f"{kind} {key}".encode()).hexdigest()[:32] if key else new_id()
 
 
 def _limit(text: str | None) -> int:

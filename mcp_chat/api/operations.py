@@ -23,8 +23,10 @@ from mcp_chat.api.bodies import (
     SignInBody,
     UserBody,
 )
+from mcp_chat.api.events import Events
 from mcp_chat.api.health import Health
 from mcp_chat.api.llmchat import LLMChat
+from mcp_chat.api.metrics import Scrape
 from mcp_chat.api.sessions import FORMS, Sessions
 from mcp_chat.api.uploads import KINDS, Uploads
 
@@ -65,13 +67,27 @@ class Operation:
 
 
 def operations(
-    chat: LLMChat, sessions: Sessions, uploads: Uploads, auth: Auth, health: Health
+    chat: LLMChat,
+    events: Events,
+    sessions: Sessions,
+    uploads: Uploads,
+    auth: Auth,
+    health: Health,
+    scrape: Scrape,
 ) -> list[Operation]:
     """Return all operations."""
     return [
         Operation(method="GET", path="/livez", endpoint=health.live, summary="Alive", public=True),
         Operation(
             method="GET", path="/readyz", endpoint=health.ready, summary="Ready", errors=(503,), public=True
+        ),
+        Operation(
+            method="GET",
+            path="/metrics",
+            endpoint=scrape.text,
+            summary="Metrics for Prometheus",
+            answers=("text/plain",),
+            public=True,
         ),
         Operation(method="GET", path="/auth", endpoint=auth.who, summary="Who is signed in", public=True),
         Operation(
@@ -96,7 +112,7 @@ def operations(
             operation
             for prefix in PREFIXES
             for operation in (
-                *_llmchat(prefix, chat),
+                *_llmchat(prefix, chat, events),
                 *_sessions(prefix, sessions),
                 *_uploads(prefix, uploads),
             )
@@ -104,7 +120,7 @@ def operations(
     ]
 
 
-def _llmchat(prefix: str, chat: LLMChat) -> list[Operation]:
+def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
     def get(path: str, endpoint: Endpoint, summary: str, **more: Any) -> Operation:
         return Operation(method="GET", path=f"{prefix}/{path}", endpoint=endpoint, summary=summary, **more)
 
@@ -122,6 +138,14 @@ def _llmchat(prefix: str, chat: LLMChat) -> list[Operation]:
             ChatBody,
             errors=(501, 504),
             answers=(JSON, "text/event-stream"),
+        ),
+        get(
+            "events",
+            events.stream,
+            "Follow what happens, from any place",
+            errors=(400, 404),
+            query=("session_id", "after", "user_id"),
+            answers=("text/event-stream",),
         ),
         post("cancel", chat.cancel, "Stop turns", CancelBody),
         post("disconnect", chat.disconnect, "End the session", UserBody),

@@ -13,9 +13,14 @@ HEARTBEAT = ": alive\n\n"
 """A comment: keeps proxies from closing a stream in which nothing happens."""
 
 
-def frame(event: str, data: dict[str, Any]) -> str:
-    """Return one event. JSON escapes line ends, so no text can make a second one."""
-    return f"event: {event}\ndata: {orjson.dumps(data).decode()}\n\n"
+def frame(event: str, data: dict[str, Any], id_: str = "") -> str:
+    """Return one event. JSON escapes line ends, so no text can make a second one.
+
+    Args:
+        id_: The place in the log behind which a client goes on that comes back.
+    """
+    head = f"id: {id_}\n" if id_ else ""
+    return f"{head}event: {event}\ndata: {orjson.dumps(data).decode()}\n\n"
 
 
 def event_stream(frames: AsyncIterator[str], headers: dict[str, str]) -> StreamingResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,11 @@ import structlog
 
 from mcp_chat.api.sse import HEARTBEAT, frame
 from mcp_chat.events import (
+    Discarded,
     Entry,
     Event,
     Failed,
+    MessageAdded,
     TextDelta,
     ToolFinished,
     ToolProgressed,
@@ -21,11 +23,13 @@ from mcp_chat.events import (
     TurnFinished,
     TurnStarted,
 )
-from mcp_chat.exceptions import ChatError, Unexpected
+from mcp_chat.exceptions import ChatError, Draining, Unexpected
+from mcp_chat.recovery import Told
 
 log = structlog.get_logger()
 
 HEARTBEAT_EVERY = 15.0
+UNFINISHED = TurnFinished()
 
 
 @dataclass(slots=True)
@@ -35,39 +39,52 @@ class Transcript:
     Attributes:
         session_id: Where it was to be; a turn that was sent again is where it was.
         resumed: Whether that is the session that was asked for.
+        place: The last entry.
     """
 
     session_id: str
     turn_id: str
-    resumed: bool
-    text: str = ""
-    broken: bool = False
+    resumed: bool = True
+    place: str = ""
+    told: Told = field(default_factory=Told)
     tools: list[str] = field(default_factory=list)
     invocations: list[dict[str, Any]] = field(default_factory=list)
-    finished: TurnFinished = field(default_factory=TurnFinished)
+    finished: TurnFinished = UNFINISHED
     failed: Failed | None = None
 
-    def add(self, event: Event) -> Event:
-        """Take an event into account; text after a tool begins a paragraph of its own."""
-        match event:
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self.told.text
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry into account."""
+        self.place = entry.id or self.place
+        self.told.hear(entry)
+        match entry.event:
             case TurnStarted(session_id=session_id):
                 self.session_id = session_id
-            case TextDelta(text=text):
-                event = TextDelta(text=f"\n\n{text}") if self.text and self.broken else event
-                self.text += event.text
-                self.broken = False
             case ToolStarted(name=name):
-                self.broken = True
-                if name not in self.tools:
-                    self.tools.append(name)
-                self.invocations += [data for _, data in encode(event)]
+                self._use(name)
+                self.invocations += [data for _, data in encode(entry.event)]
             case ToolFinished():
-                self.invocations += [data for _, data in encode(event)]
+                self.invocations += [data for _, data in encode(entry.event)]
+            case MessageAdded(message=message):
+                for call in message.tool_calls:
+                    self._use(call.name)
             case TurnFinished():
-                self.finished = event
+                self.finished = entry.event
             case Failed():
-                self.failed = event
-        return event
+                self.failed = entry.event
+
+    def _use(self, name: str) -> None:
+        if name not in self.tools:
+            self.tools.append(name)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its final event is among them."""
+        return self.failed is not None or self.finished is not UNFINISHED
 
     def tools_used(self) -> dict[str, Any]:
         """Return the contract's two fields about tools."""
@@ -123,29 +140,53 @@ def _tool(kind: str, call_id: str, name: str, **more: Any) -> dict[str, Any]:
     return {"type": kind, "id": call_id, "tool": name, **more}
 
 
+def frame_of(entry: Entry, transcript: Transcript, **more: Any) -> str:
+    """Take an entry in and return its frame, or nothing.
+
+    Args:
+        more: Further fields of the frame's data.
+    """
+    transcript.add(entry)
+    match entry.event:
+        case TurnFinished():
+            return frame("final", {**transcript.final(), **more}, entry.id)
+        case Discarded(after=after):
+            return frame("discard", {"turn_id": transcript.turn_id, "after": after, **more}, entry.id)
+    return "".join(frame(name, {**data, **more}, entry.id) for name, data in encode(entry.event))
+
+
+def reconnect(place: str) -> str:
+    """Return the frame with which this worker sends a client elsewhere."""
+    text = "This server process is being replaced. Go on with GET /llmchat/events behind this place."
+    return frame("reconnect", {"type": "reconnect", "after": place, "detail": text})
+
+
 async def frames(entries: AsyncIterator[Entry | None], transcript: Transcript) -> AsyncIterator[str]:
-    """Yield a turn as frames, with a heartbeat when nothing happens; the end is `final` or `error`."""
+    """Yield a turn as frames, with a heartbeat when nothing happens.
+
+    The end is `final` or `error`, or `reconnect` if this worker stops before.
+    """
+
+    async def sent() -> AsyncIterator[str]:
+        async for entry in entries:
+            yield frame_of(entry, transcript) if entry else ""
+
+    async for each in streamed(sent(), lambda: transcript.place):
+        yield each
+
+
+async def streamed(sent: AsyncIterator[str], place: Callable[[], str]) -> AsyncIterator[str]:
+    """Yield frames as they come, heartbeats in between, and what an error is in a stream."""
     last = time.monotonic()
     try:
-        async for entry in entries:
-            sent = _frames_of(entry, transcript)
-            if not sent and time.monotonic() - last > HEARTBEAT_EVERY:
-                sent = [HEARTBEAT]
-            for each in sent:
+        async for each in sent:
+            if each or time.monotonic() - last > HEARTBEAT_EVERY:
                 last = time.monotonic()
-                yield each
+                yield each or HEARTBEAT
+    except Draining:
+        yield reconnect(place())
     except Exception as raised:  # the answer has begun: its end can only be told in the stream
         error = raised if isinstance(raised, ChatError) else Unexpected()
         if error is not raised:
             log.exception("stream.crashed")
-        text = {"type": "error", "error": str(error), "recoverable": error.retryable}
-        yield frame("error", text)
-
-
-def _frames_of(entry: Entry | None, transcript: Transcript) -> list[str]:
-    if entry is None:
-        return []
-    event = transcript.add(entry.event)
-    if isinstance(event, TurnFinished):
-        return [frame("final", transcript.final())]
-    return [frame(name, data) for name, data in encode(event)]
+        yield frame("error", {"type": "error", "error": str(error), "recoverable": error.retryable})

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from mcp_chat.commands import Command
-from mcp_chat.events import Entry
+from mcp_chat.events import Entry, Final
 from mcp_chat.message import Message, Part, Usage
 from mcp_chat.session import Session
 from mcp_chat.upload import Upload
@@ -56,16 +56,32 @@ class Leases(Protocol):
         """
         ...
 
+    async def renew(self, lease: Lease) -> bool:
+        """Let the lease live on if it is still this one, or if the store has forgotten it; tell whether."""
+        ...
+
     async def release(self, lease: Lease) -> None:
         """Give the lease up if it is still this one."""
         ...
 
-    async def beat(self, worker: str, ttl: float) -> None:
-        """Say that a worker is alive for another `ttl` seconds."""
+    async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
+        """Say that a worker is alive for another `ttl` seconds, and whether it takes users."""
         ...
 
     async def alive(self, worker: str) -> bool:
         """Tell whether a worker's last beat still counts."""
+        ...
+
+    async def workers(self) -> list[str]:
+        """Return the workers that are alive and take users."""
+        ...
+
+    async def silent(self) -> list[str]:
+        """Return the workers whose beat has stopped, until they are forgotten."""
+        ...
+
+    async def users(self, worker: str) -> list[str]:
+        """Return the users that a worker has claimed and not released; some may be another's by now."""
         ...
 
     async def forget(self, worker: str) -> None:
@@ -82,7 +98,7 @@ class Leases(Protocol):
 
 
 class Inbox(Protocol):
-    """A user's commands that no owner has taken up yet."""
+    """A user's commands that have not ended yet."""
 
     async def put(self, user: str, command: Command, *, limit: int) -> str | None:
         """Add a command unless its id was seen before.
@@ -97,8 +113,20 @@ class Inbox(Protocol):
         """Return the commands behind a place, in order."""
         ...
 
-    async def remove(self, user: str, place: str) -> None:
-        """Forget a command that was taken up."""
+    async def seen(self, user: str, command_id: str) -> str | None:
+        """Return the end of the user's log when a command's id was first seen, as long as that is known."""
+        ...
+
+    async def waits(self, user: str) -> bool:
+        """Tell whether there are commands that have not ended."""
+        ...
+
+    async def remove(self, user: str, place: str, *, epoch: int) -> None:
+        """Forget a command that has ended.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
         ...
 
 
@@ -110,6 +138,7 @@ class EventLog(Protocol):
 
         Raises:
             Fenced: A higher epoch owns the user.
+            Forgotten: The store has lost the user's lease; nothing was added.
         """
         ...
 
@@ -117,8 +146,34 @@ class EventLog(Protocol):
         """Return the entries behind a place."""
         ...
 
-    async def erase(self, user: str, entries: Sequence[Entry], commands: Collection[str]) -> None:
-        """Take entries out of the log, and forget that these commands were ever seen."""
+    async def read_many(self, places: Mapping[str, str], *, limit: int = 1000) -> dict[str, list[Entry]]:
+        """Return the entries behind a place of each of several users', in one go."""
+        ...
+
+    async def end(self, user: str) -> str:
+        """Return the place of the last entry that there was."""
+        ...
+
+    def heard(self, note: str) -> list[Entry]:
+        """Return the entries that a ring of `log_bell` carries; maybe none, the log has them all."""
+        ...
+
+    async def erase(
+        self, user: str, entries: Sequence[Entry], commands: Collection[str], *, epoch: int
+    ) -> None:
+        """Take entries out of the log, and forget that these commands were ever seen.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        ...
+
+    async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
+        """Let log and lease of a user who has left expire soon; whoever waits for an end still reads it.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
         ...
 
 
@@ -192,6 +247,11 @@ class Configs(Protocol):
         ...
 
 
+def log_bell(user: str) -> str:
+    """The bell that rings for each append to a user's log."""
+    return f"chat:bell:{{{user}}}"
+
+
 class Bell(Protocol):
     """Rings when there may be something new. May miss a ring: whoever waits looks again once a second."""
 
@@ -199,8 +259,8 @@ class Bell(Protocol):
         """Wait for a ring since the last wait; tell whether there was one."""
         ...
 
-    def notes(self) -> set[str]:
-        """Return the notes of the rings since the last call."""
+    def notes(self) -> list[str]:
+        """Return the notes of the rings since the last call, in order; some may be missing."""
         ...
 
 
@@ -282,8 +342,72 @@ class Addition:
     epoch: int | None = None
 
 
-class Archive(Configs, Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A command as the record has it.
+
+    Attributes:
+        command: As it came first; None when it has ended, because what it said is in the history.
+        session_id: The session of a message.
+        run: Begins the ids of a message's turn.
+        outcome: How it ended, or None.
+        new: Whether it was not known before.
+    """
+
+    id: str
+    session_id: str = ""
+    run: str = ""
+    command: Command | None = None
+    outcome: Final | None = None
+    new: bool = False
+
+
+class Ledger(Protocol):
+    """The commands that were accepted, each once for its id, until a week after they ended."""
+
+    async def accept(self, user: str, command: Command) -> Accepted:
+        """Record a command unless its id is known, and return what the record has."""
+        ...
+
+    async def withdraw(self, user: str, command_id: str) -> None:
+        """Forget a command that has not ended: it was not accepted after all."""
+        ...
+
+    async def accepted(self, user: str, command_id: str) -> Accepted | None:
+        """Return a command."""
+        ...
+
+    async def open_commands(self, user: str) -> list[Command]:
+        """Return the commands that have not ended, in the order in which they were accepted."""
+        ...
+
+    async def retry(self, user: str, command_id: str, *, epoch: int) -> int:
+        """Count one more attempt at what a worker left half done, and return the number of them.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        ...
+
+    async def end(self, user: str, command_id: str, outcome: Final, *, epoch: int) -> None:
+        """Record how a command ended; the first end counts.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        ...
+
+    async def neglected(self, *, seconds: float, limit: int = 100) -> list[str]:
+        """Return users with commands that were accepted so long ago and have not ended."""
+        ...
+
+
+class Archive(Configs, Ledger, Protocol):
     """The record: what must survive everything. Every write is committed when it returns."""
+
+    async def epoch(self, user: str) -> int:
+        """Return the user's epoch, 0 if none was drawn."""
+        ...
 
     async def next_epoch(self, user: str, floor: int) -> int:
         """Draw the user's next epoch: above every earlier one and at least `floor`."""
@@ -305,6 +429,10 @@ class Archive(Configs, Protocol):
         self, user: str, session_id: str, *, limit: int, before: int | None = None, after: int | None = None
     ) -> list[Kept]:
         """Return up to `limit` messages in order: the first behind `after`, or the last before `before`."""
+        ...
+
+    async def turn(self, user: str, session_id: str, run: str) -> list[Message]:
+        """Return the messages that a turn has written, in order."""
         ...
 
     async def count(self, user: str, session_id: str) -> int:
@@ -364,7 +492,10 @@ class Archive(Configs, Protocol):
         ...
 
     async def delete_session(self, user: str, session_id: str, *, epoch: int | None) -> bool:
-        """Delete a session, its messages, and the uploads that only it has; tell whether there was one.
+        """Delete a session, its messages, the uploads that only it has, and its commands that have ended.
+
+        Returns:
+            Whether there was one.
 
         Raises:
             Fenced: A higher epoch owns the user.

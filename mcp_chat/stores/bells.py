@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import anyio
+
+MOST_NOTES: Final = 1000
+"""Notes that a bell keeps for somebody who does not look; the rings count all the same."""
 
 
 class LocalBell:
@@ -14,11 +18,12 @@ class LocalBell:
 
     def __init__(self) -> None:
         self._rung = anyio.Event()
-        self._notes: set[str] = set()
+        self._notes: list[str] = []
 
     def ring(self, note: str) -> None:
         """Ring it, from within the event loop."""
-        self._notes.add(note)
+        if len(self._notes) < MOST_NOTES:
+            self._notes.append(note)
         self._rung.set()
 
     async def wait(self, timeout: float) -> bool:
@@ -28,9 +33,9 @@ class LocalBell:
         self._rung = anyio.Event()
         return rang
 
-    def notes(self) -> set[str]:
-        """Return the notes since the last call."""
-        notes, self._notes = self._notes, set()
+    def notes(self) -> list[str]:
+        """Return the notes since the last call, in order; those over `MOST_NOTES` are missing."""
+        notes, self._notes = self._notes, []
         return notes
 
 

@@ -1,44 +1,49 @@
-"""Group commit: what many tasks add shares transactions, and each hears when its part is committed."""
+"""Group commit: what many tasks write shares transactions, and each hears when its part is committed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
 import anyio
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError
 
 from mcp_chat.exceptions import ChatError, StoreUnavailable
-from mcp_chat.stores.base import Addition
 from mcp_chat.stores.database import translated
 
 log = structlog.get_logger()
 
-Write = Callable[[Sequence[Addition]], Awaitable[Sequence[ChatError | None]]]
-Waiting = tuple[Addition, asyncio.Future[None]]
+E = TypeVar("E")
+"""What is written."""
+R = TypeVar("R")
+"""What whoever writes it is told."""
+
+Write = Callable[[Sequence[E]], Awaitable[Sequence[R | ChatError]]]
+Waiting = tuple[E, asyncio.Future[R]]
 
 BATCH = 256
-"""Additions of one transaction."""
+"""Entries of one transaction."""
 
 
-class Committer:
-    """Writes additions in the order in which they came; one transaction is on its way at a time.
+class Committer(Generic[E, R]):
+    """Writes entries in the order in which they came; one transaction is on its way at a time.
 
     Args:
-        write: Adds several in one transaction and tells of each whether it was refused.
+        write: Writes several in one transaction and returns for each its result, or why it was refused.
         patience: Seconds that one transaction may take.
     """
 
-    def __init__(self, write: Write, *, patience: float) -> None:
+    def __init__(self, write: Write[E, R], *, patience: float) -> None:
         self._write = write
         self._patience = patience
-        self._waiting: list[Waiting] = []
+        self._waiting: list[Waiting[E, R]] = []
         self._work = asyncio.Event()
         self._closed = False
 
-    async def add(self, addition: Addition) -> None:
-        """Return when the addition is committed; whoever is cancelled meanwhile leaves it on its way.
+    async def add(self, entry: E) -> R:
+        """Return an entry's result when it is committed; whoever is cancelled meanwhile leaves it on its way.
 
         Raises:
             Fenced: A higher epoch owns the user.
@@ -46,11 +51,12 @@ class Committer:
         """
         if self._closed:
             raise StoreUnavailable
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((addition, told))
+        told: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry, told))
         self._work.set()
         with anyio.CancelScope(shield=True):
             await asyncio.shield(told)
+        return told.result()
 
     def close(self) -> None:
         """Take nothing more; `run` ends when what was taken is written."""
@@ -70,7 +76,7 @@ class Committer:
             self._closed = True
             tell(self._waiting, StoreUnavailable())
 
-    async def _commit(self, batch: list[Waiting]) -> None:
+    async def _commit(self, batch: list[Waiting[E, R]]) -> None:
         try:
             await self._together(batch)
         except ChatError as error:
@@ -83,11 +89,11 @@ class Committer:
         finally:  # nobody waits for ever, not even when the whole loop is torn down
             tell(batch, StoreUnavailable())
 
-    async def _together(self, batch: list[Waiting]) -> None:
+    async def _together(self, batch: list[Waiting[E, R]]) -> None:
         """Add all in one transaction; if one of them is not fit for the database, only that one fails."""
         try:
             with translated(), anyio.fail_after(self._patience):
-                outcomes = await self._write([addition for addition, _ in batch])
+                outcomes = await self._write([entry for entry, _ in batch])
         except Exception as error:  # a value that cannot be written raises what it likes
             if len(batch) == 1 or not _unfit(error):
                 raise
@@ -103,18 +109,18 @@ def _unfit(error: Exception) -> bool:
     return not isinstance(error, ChatError) or isinstance(error.__cause__, DataError | IntegrityError)
 
 
-def tell(batch: Sequence[Waiting], error: ChatError) -> None:
+def tell(batch: Sequence[Waiting[E, R]], error: ChatError) -> None:
     """Tell all of a batch that it came to nothing."""
     for _, told in batch:
         settle(told, error)
 
 
-def settle(told: asyncio.Future[None], outcome: ChatError | None) -> None:
+def settle(told: asyncio.Future[R], outcome: R | ChatError) -> None:
     """Tell one who waits, if they still do."""
     if told.done():
         return
-    if outcome is None:
-        told.set_result(None)
-    else:
+    if isinstance(outcome, ChatError):
         told.set_exception(outcome)
         told.exception()  # whoever asked may be gone
+    else:
+        told.set_result(outcome)

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 
 from mcp_chat.identity import user_key
 from mcp_chat.message import Message, wellformed
-from mcp_chat.stores.redis import ASIDE, Scripts, translated
+from mcp_chat.stores.client import Client, translated
+from mcp_chat.stores.redis import ASIDE
+from mcp_chat.stores.scripts import Scripts
 
 log = structlog.get_logger()
 
@@ -33,7 +34,7 @@ class GatewayHistory:
         redis: A client with `decode_responses=True`.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Client) -> None:
         self._redis = redis
         self._scripts = Scripts(redis)
 
@@ -42,7 +43,7 @@ class GatewayHistory:
         if not (keys := keys_of(user_id)):
             return []
         with translated():  # as bytes: they may be no UTF-8
-            values: list[bytes | None] = await self._redis.execute_command("MGET", *keys, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+            values = [await self._redis.execute_command("GET", key, NEVER_DECODE=True) for key in keys]
         messages: list[Message] = []
         for key, value in zip(keys, values, strict=True):
             if value is not None:
@@ -69,7 +70,7 @@ class GatewayHistory:
         return [message for message in messages if message]
 
     async def _put_away(self, key: str, how: str) -> None:
-        await self._scripts.run("away", [key, f"{key}:{how}"], [ASIDE])
+        await self._scripts.run("away", [key, f"{{{key}}}:{how}"], [ASIDE])  # in the same slot of a cluster
 
 
 def keys_of(user_id: str) -> list[str]:

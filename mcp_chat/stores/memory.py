@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -12,7 +12,7 @@ from mcp_chat.commands import Command
 from mcp_chat.events import Entry, order
 from mcp_chat.exceptions import Fenced
 from mcp_chat.message import Message
-from mcp_chat.stores.base import START, Lease, Waiting
+from mcp_chat.stores.base import START, Lease, Waiting, log_bell
 from mcp_chat.stores.bells import LocalBells
 
 Clock = Callable[[], float]
@@ -30,6 +30,8 @@ class MemoryLeases:
         self._epochs: dict[str, int] = {}
         self._beats: dict[str, float] = {}
         self._locks: dict[str, tuple[str, float]] = {}
+        self._users: dict[str, set[str]] = defaultdict(set)
+        self._away: set[str] = set()
 
     async def get(self, user: str) -> Lease | None:
         return self._leases.get(user)
@@ -40,20 +42,37 @@ class MemoryLeases:
         epoch = max(self._epochs.get(user, 0) + 1, floor or int(time.time() * 1000))
         self._epochs[user] = epoch
         self._leases[user] = Lease(user=user, worker=worker, epoch=epoch)
+        self._users[worker].add(user)
         return self._leases[user]
+
+    async def renew(self, lease: Lease) -> bool:
+        return self._leases.setdefault(lease.user, lease) == lease
 
     async def release(self, lease: Lease) -> None:
         if self._leases.get(lease.user) == lease:
+            self._users[lease.worker].discard(lease.user)
             self._leases[lease.user] = replace(lease, worker="")
 
-    async def beat(self, worker: str, ttl: float) -> None:
+    async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
         self._beats[worker] = self._clock() + ttl
+        (self._away.discard if taking else self._away.add)(worker)
 
     async def alive(self, worker: str) -> bool:
         return self._beats.get(worker, 0) > self._clock()
 
+    async def workers(self) -> list[str]:
+        alive = (worker for worker, end in self._beats.items() if end > self._clock())
+        return [worker for worker in alive if worker not in self._away]
+
+    async def silent(self) -> list[str]:
+        return [worker for worker, end in self._beats.items() if end <= self._clock()]
+
+    async def users(self, worker: str) -> list[str]:
+        return sorted(self._users[worker])
+
     async def forget(self, worker: str) -> None:
         self._beats.pop(worker, None)
+        self._away.discard(worker)
 
     async def lock(self, user: str, token: str, ttl: float) -> bool:
         if self._locks.get(user, ("", 0.0))[1] > self._clock():
@@ -82,24 +101,40 @@ class MemoryLog:
         self._ends: dict[str, str] = {}
         self.seen: dict[tuple[str, str], str] = {}
 
-    def end(self, user: str) -> str:
+    async def end(self, user: str) -> str:
+        return self.end_now(user)
+
+    def end_now(self, user: str) -> str:
         """Return the place of the last entry that there was."""
         return self._ends.get(user, START)
 
     async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
         self._leases.check(user, epoch)
-        end = order(self.end(user))
+        end = order(self.end_now(user))
         self._entries[user] += [entry for entry in entries if order(entry.id) > end]
         del self._entries[user][: -self._keep]
         if self._entries[user]:
-            self._ends[user] = max(self.end(user), self._entries[user][-1].id, key=order)
-        self._bells.ring_local(f"chat:bell:{{{user}}}")
+            self._ends[user] = max(self.end_now(user), self._entries[user][-1].id, key=order)
+        self._bells.ring_local(log_bell(user))
 
     async def read(self, user: str, after: str, *, limit: int = 1000) -> list[Entry]:
         start = order(after)
         return [entry for entry in self._entries.get(user, []) if order(entry.id) > start][:limit]
 
-    async def erase(self, user: str, entries: Sequence[Entry], commands: Collection[str]) -> None:
+    async def read_many(self, places: Mapping[str, str], *, limit: int = 1000) -> dict[str, list[Entry]]:
+        return {user: await self.read(user, after, limit=limit) for user, after in places.items()}
+
+    def heard(self, note: str) -> list[Entry]:
+        return []
+
+    async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
+        """Nothing expires here: it all ends with the process."""
+        self._leases.check(user, epoch)
+
+    async def erase(
+        self, user: str, entries: Sequence[Entry], commands: Collection[str], *, epoch: int
+    ) -> None:
+        self._leases.check(user, epoch)
         gone = {entry.id for entry in entries}
         self._entries[user] = [entry for entry in self._entries[user] if entry.id not in gone]
         for command in commands:
@@ -109,7 +144,8 @@ class MemoryLog:
 class MemoryInbox:
     """One list a user; the ids that were seen are kept beside it."""
 
-    def __init__(self, log: MemoryLog) -> None:
+    def __init__(self, leases: MemoryLeases, log: MemoryLog) -> None:
+        self._leases = leases
         self._log = log
         self._n = 0
         self._waiting: dict[str, list[Waiting]] = defaultdict(list)
@@ -122,12 +158,19 @@ class MemoryInbox:
             return None
         self._n += 1
         self._waiting[user].append(Waiting(place=f"{self._n}-0", command=command))
-        return self._log.seen.setdefault((user, command.id), self._log.end(user))
+        return self._log.seen.setdefault((user, command.id), self._log.end_now(user))
 
     async def read(self, user: str, after: str) -> list[Waiting]:
         return [waiting for waiting in self._waiting[user] if order(waiting.place) > order(after)]
 
-    async def remove(self, user: str, place: str) -> None:
+    async def seen(self, user: str, command_id: str) -> str | None:
+        return self._log.seen.get((user, command_id))
+
+    async def waits(self, user: str) -> bool:
+        return bool(self._waiting[user])
+
+    async def remove(self, user: str, place: str, *, epoch: int) -> None:
+        self._leases.check(user, epoch)
         self._waiting[user] = [waiting for waiting in self._waiting[user] if waiting.place != place]
 
 
@@ -213,7 +256,7 @@ class MemoryStore:
         self.leases = MemoryLeases(clock)
         self.bells = LocalBells()
         self.log = MemoryLog(self.leases, self.bells, keep_events)
-        self.inbox = MemoryInbox(self.log)
+        self.inbox = MemoryInbox(self.leases, self.log)
         self.window = MemoryWindow(self.leases, max_messages)
         self.configs = MemoryConfigs(self.leases)
 

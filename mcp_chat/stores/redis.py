@@ -9,88 +9,44 @@ Keys, with `u` the user's key in literal braces so that a user's keys share one 
     chat:aside:{u}                list    values of a window that nobody can read
     chat:aside:{u}:key            any     a whole window of a wrong type
     chat:events:{u}               stream  events, ids <epoch>-<n>
-    chat:inbox:{u}                stream  commands no owner has taken up
+    chat:inbox:{u}                stream  commands that have not ended
     chat:seen:{u}:<command>       string  the log's end when the command's id was first seen
-    chat:bell:{u}                 channel rung for each append to the user's log
+    chat:bell:{u}                 channel rung for each append to the user's log, which is its note
     worker:{w}                    string  heartbeat
+    worker:sessions:{w}           set     users that the worker has claimed
     worker:bell:{w}               channel rung for commands, with the user as note
+    workers                       zset    workers by the end of their last beat
+    workers:bell                  channel rung when a worker has died, with its id as note
 
 The scripts in `lua/` say what each does with its keys. Every key has a time to live.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 import anyio
 import structlog
 from pydantic import ValidationError
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
-from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError, ResponseError
 
 from mcp_chat.commands import COMMAND, Command
 from mcp_chat.events import EVENT, Entry
-from mcp_chat.exceptions import Fenced, StoreUnavailable
+from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable
 from mcp_chat.message import MESSAGE, Message
-from mcp_chat.stores.base import Lease, Waiting
-from mcp_chat.stores.bells import LocalBell, LocalBells
+from mcp_chat.stores.base import START, Lease, Waiting, log_bell
+from mcp_chat.stores.client import Client, execute_many, failed, open_client, translated
+from mcp_chat.stores.doorbells import RedisBells
+from mcp_chat.stores.scripts import Scripts
 
 log = structlog.get_logger()
 
-Argument = str | bytes | int | float
-
 DAY = 86_400
 ASIDE = 30 * DAY
-CONNECTIONS = 64
-"""Of one worker; who finds all in use waits a moment."""
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Turn what redis-py raises into `StoreUnavailable`."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise failed(error) from error
-
-
-def failed(error: Exception) -> StoreUnavailable:
-    """Return what stands for an error of redis-py."""
-    log.warning("redis.failed", error=type(error).__name__)
-    return StoreUnavailable()
-
-
-class Scripts:
-    """The Lua scripts by name."""
-
-    def __init__(self, redis: Redis) -> None:
-        folder = files("mcp_chat.stores") / "lua"
-        self._scripts: dict[str, AsyncScript] = {
-            path.name.removesuffix(".lua"): redis.register_script(path.read_text())
-            for path in folder.iterdir()
-            if path.name.endswith(".lua")
-        }
-
-    async def run(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Any:
-        """Run a script and return its answer."""
-        with translated():
-            return await self._scripts[name](keys=list(keys), args=list(args))
-
-    async def run_fenced(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> None:
-        """Run a script that answers 0 to a writer who no longer owns the user.
-
-        Raises:
-            Fenced: It answered 0.
-        """
-        if not await self.run(name, keys, args):
-            raise Fenced
+FORGOTTEN = 600
+"""Seconds for which it stays known whom a dead worker served: several take its users over."""
 
 
 def owner_key(user: str) -> str:
@@ -98,10 +54,14 @@ def owner_key(user: str) -> str:
     return f"active:session:{{{user}}}"
 
 
+def _users_key(worker: str) -> str:
+    return f"worker:sessions:{worker}"
+
+
 class RedisLeases:
     """Leases, locks and heartbeats."""
 
-    def __init__(self, redis: Redis, scripts: Scripts) -> None:
+    def __init__(self, redis: Client, scripts: Scripts) -> None:
         self._redis = redis
         self._scripts = scripts
 
@@ -111,24 +71,50 @@ class RedisLeases:
         return None if epoch is None else Lease(user=user, worker=str(worker or ""), epoch=int(epoch))
 
     async def claim(self, user: str, worker: str, *, floor: int, seen: Lease | None) -> Lease | None:
+        with translated():  # before the claim: there must be none that the set does not have
+            await self._redis.sadd(_users_key(worker), user)
+            await self._redis.expire(_users_key(worker), DAY)
         args = (seen.epoch if seen else 0, worker, floor, DAY * 1000)
         epoch = int(await self._scripts.run("claim", [owner_key(user)], args))
         return Lease(user=user, worker=worker, epoch=epoch) if epoch else None
 
-    async def release(self, lease: Lease) -> None:
-        await self._scripts.run("release", [owner_key(lease.user)], [lease.epoch])
+    async def renew(self, lease: Lease) -> bool:
+        args = (lease.worker, lease.epoch, DAY * 1000)
+        return bool(await self._scripts.run("renew", [owner_key(lease.user)], args))
 
-    async def beat(self, worker: str, ttl: float) -> None:
+    async def release(self, lease: Lease) -> None:
+        if not await self._scripts.run("release", [owner_key(lease.user)], [lease.epoch]):
+            return
+        with translated():
+            await self._redis.srem(_users_key(lease.worker), lease.user)
+
+    async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
         with translated():
             await self._redis.set(f"worker:{worker}", "1", px=int(ttl * 1000))
+            if not taking:
+                await self._redis.zrem("workers", worker)
+                return
+        await self._scripts.run("beat", ["workers"], [worker, int(ttl * 1000), DAY])
 
     async def alive(self, worker: str) -> bool:
         with translated():
             return bool(worker) and bool(await self._redis.exists(f"worker:{worker}"))
 
+    async def workers(self) -> list[str]:
+        return list(await self._scripts.run("workers", ["workers"], ["alive"]))
+
+    async def silent(self) -> list[str]:
+        return list(await self._scripts.run("workers", ["workers"], ["silent"]))
+
+    async def users(self, worker: str) -> list[str]:
+        with translated():
+            return sorted(map(str, await self._redis.smembers(_users_key(worker))))
+
     async def forget(self, worker: str) -> None:
         with translated():
             await self._redis.delete(f"worker:{worker}")
+            await self._redis.zrem("workers", worker)
+            await self._redis.expire(_users_key(worker), FORGOTTEN)
 
     async def lock(self, user: str, token: str, ttl: float) -> bool:
         with translated():
@@ -138,67 +124,114 @@ class RedisLeases:
         await self._scripts.run("unlock", [f"session:lock:{{{user}}}"], [token])
 
 
-class RedisInbox:
-    """Commands in a stream; each is removed when an owner has taken it up."""
+def _inbox_key(user: str) -> str:
+    return f"chat:inbox:{{{user}}}"
 
-    def __init__(self, redis: Redis, scripts: Scripts) -> None:
+
+def _log_key(user: str) -> str:
+    return f"chat:events:{{{user}}}"
+
+
+def _seen_key(user: str, command_id: str) -> str:
+    return f"chat:seen:{{{user}}}:{command_id}"
+
+
+class RedisInbox:
+    """Commands in a stream; each is removed when it has ended."""
+
+    def __init__(self, redis: Client, scripts: Scripts) -> None:
         self._redis = redis
         self._scripts = scripts
 
     async def put(self, user: str, command: Command, *, limit: int) -> str | None:
-        keys = [f"chat:inbox:{{{user}}}", f"chat:seen:{{{user}}}:{command.id}", f"chat:events:{{{user}}}"]
+        keys = [_inbox_key(user), _seen_key(user, command.id), _log_key(user)]
         place = await self._scripts.run("put", keys, [COMMAND.dump_json(command).decode(), limit, DAY])
         return None if place == "full" else str(place)
 
     async def read(self, user: str, after: str) -> list[Waiting]:
         with translated():
-            found = _texts(await self._redis.xrange(f"chat:inbox:{{{user}}}", min=f"({after}"))
+            found = _texts(await self._redis.xrange(_inbox_key(user), min=f"({after}"))
         waiting = []
         for place, fields in found:
             try:
                 waiting.append(Waiting(place=place, command=COMMAND.validate_json(fields["c"])))
             except ValidationError:  # another version's: nobody here can ever carry it out
                 log.error("command.unknown", user=user, place=place)
-                await self.remove(user, place)
+                with translated():
+                    await self._redis.xdel(_inbox_key(user), place)
         return waiting
 
-    async def remove(self, user: str, place: str) -> None:
+    async def seen(self, user: str, command_id: str) -> str | None:
         with translated():
-            await self._redis.xdel(f"chat:inbox:{{{user}}}", place)
+            place = await self._redis.get(_seen_key(user, command_id))
+        return None if place is None else str(place)
+
+    async def waits(self, user: str) -> bool:
+        with translated():
+            return bool(await self._redis.xlen(_inbox_key(user)))
+
+    async def remove(self, user: str, place: str, *, epoch: int) -> None:
+        await self._scripts.run_fenced("done", [_inbox_key(user), owner_key(user)], [epoch, place])
 
 
 class RedisLog:
     """Events in a stream whose ids are `<epoch>-<n>`: Redis itself refuses what an older epoch writes."""
 
-    def __init__(self, redis: Redis, scripts: Scripts, keep: int) -> None:
+    def __init__(self, redis: Client, scripts: Scripts, keep: int) -> None:
         self._redis = redis
         self._scripts = scripts
         self._keep = keep
 
     async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
-        args: list[str | int] = [epoch, self._keep, DAY, f"chat:bell:{{{user}}}"]
+        args: list[str | int] = [epoch, self._keep, DAY, log_bell(user)]
         for entry in entries:
             args += [entry.id, f"{entry.command_id} {EVENT.dump_json(entry.event).decode()}"]
-        await self._scripts.run_fenced("append", [f"chat:events:{{{user}}}", owner_key(user)], args)
+        done = await self._scripts.run("append", [_log_key(user), owner_key(user)], args)
+        if done == -1:
+            raise Forgotten
+        if not done:
+            raise Fenced
 
     async def read(self, user: str, after: str, *, limit: int = 1000) -> list[Entry]:
         with translated():
-            found = _texts(await self._redis.xrange(f"chat:events:{{{user}}}", min=f"({after}", count=limit))
-        return [entry for place, fields in found if (entry := _entry(place, fields["e"]))]
+            found = _texts(await self._redis.xrange(_log_key(user), min=f"({after}", count=limit))
+        return _entries(found)
 
-    async def erase(self, user: str, entries: Sequence[Entry], commands: Collection[str]) -> None:
+    async def read_many(self, places: Mapping[str, str], *, limit: int = 1000) -> dict[str, list[Entry]]:
         with translated():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for entry in entries:
-                    pipeline.xdel(f"chat:events:{{{user}}}", entry.id)
-                for command in commands:
-                    pipeline.delete(f"chat:seen:{{{user}}}:{command}")
-                await pipeline.execute()
+            commands = [("XRANGE", _log_key(u), f"({p}", "+", "COUNT", limit) for u, p in places.items()]
+            found = await execute_many(self._redis, commands)
+        answers = zip(places, found, strict=True)
+        return {user: _entries(_texts(rows)) for user, rows in answers if not isinstance(rows, Exception)}
+
+    async def end(self, user: str) -> str:
+        with translated():
+            if not await self._redis.exists(_log_key(user)):
+                return START
+            return str((await self._redis.xinfo_stream(_log_key(user)))["last-generated-id"])
+
+    def heard(self, note: str) -> list[Entry]:
+        lines = note.split("\n")
+        return _entries([(place, {"e": text}) for place, text in zip(lines[::2], lines[1::2], strict=False)])
+
+    async def erase(
+        self, user: str, entries: Sequence[Entry], commands: Collection[str], *, epoch: int
+    ) -> None:
+        keys = [_log_key(user), owner_key(user), *(_seen_key(user, command) for command in commands)]
+        await self._scripts.run_fenced("erase", keys, [epoch, *(entry.id for entry in entries)])
+
+    async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
+        keys = [owner_key(user), _log_key(user), _inbox_key(user)]
+        await self._scripts.run_fenced("retire", keys, [epoch, seconds])
 
 
 def _texts(found: Any) -> list[tuple[str, dict[str, str]]]:
     """The client decodes, which its types cannot tell."""
     return list(found or ())
+
+
+def _entries(found: list[tuple[str, dict[str, str]]]) -> list[Entry]:
+    return [entry for place, fields in found if (entry := _entry(place, fields["e"]))]
 
 
 def _entry(place: str, text: str) -> Entry | None:
@@ -220,7 +253,7 @@ class RedisWindow:
         ttl: Seconds until an unused window expires.
     """
 
-    def __init__(self, redis: Redis, scripts: Scripts, max_messages: int, ttl: int) -> None:
+    def __init__(self, redis: Client, scripts: Scripts, max_messages: int, ttl: int) -> None:
         self._redis = redis
         self._scripts = scripts
         self._max = max_messages
@@ -229,7 +262,7 @@ class RedisWindow:
     async def read(self, user: str, session_id: str | None) -> list[Message] | None:
         key = _window_key(user, session_id)
         try:  # as bytes: what is no UTF-8 must not hide the rest either
-            found = list(await self._redis.execute_command("LRANGE", key, 0, -1, NEVER_DECODE=True))  # type: ignore[no-untyped-call]
+            found = list(await self._redis.execute_command("LRANGE", key, 0, -1, NEVER_DECODE=True))
         except ResponseError as error:
             if "WRONGTYPE" not in str(error):
                 raise failed(error) from error
@@ -302,7 +335,7 @@ def _window_key(user: str, session_id: str | None) -> str:
 class RedisConfigs:
     """Sealed configurations."""
 
-    def __init__(self, redis: Redis, scripts: Scripts, ttl: int) -> None:
+    def __init__(self, redis: Client, scripts: Scripts, ttl: int) -> None:
         self._redis = redis
         self._scripts = scripts
         self._ttl = ttl
@@ -320,76 +353,6 @@ class RedisConfigs:
         await self._scripts.run_fenced("forget", [f"user:config:{{{user}}}", owner_key(user)], [epoch])
 
 
-class RedisBells:
-    """Pub/sub over one connection a worker. Only `run` touches it: the client's object is for one task."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._local = LocalBells()
-        self._pubsub: PubSub = redis.pubsub(ignore_subscribe_messages=True)
-        self._wanted: Counter[str] = Counter()
-        self._subscribed: set[str] = set()
-        self._hearing = anyio.CancelScope()
-        self._settled = anyio.Event()
-
-    async def ring(self, name: str, note: str = "") -> None:
-        with translated():
-            await self._redis.publish(name, note)
-
-    @asynccontextmanager
-    async def listen(self, name: str) -> AsyncIterator[LocalBell]:
-        async with self._local.listen(name) as bell:
-            self._wanted[name] += 1
-            try:
-                await self._settle()
-                yield bell
-            finally:
-                self._wanted -= Counter([name])
-                self._hearing.cancel()
-
-    async def _settle(self) -> None:
-        """Wait until what is wanted is subscribed to, or cannot be now: who waits for a bell also polls."""
-        settled = self._settled
-        self._hearing.cancel()
-        with anyio.move_on_after(1):
-            await settled.wait()
-
-    async def run(self) -> None:
-        """Hand on the rings that arrive; subscribe anew after an outage. Ends by cancellation."""
-        while True:
-            try:
-                await self._subscribe()
-                await self._hear()
-            except (RedisError, OSError) as error:
-                log.warning("bells.interrupted", error=type(error).__name__)
-                self._settled.set()
-                await anyio.sleep(0.5)
-
-    async def _subscribe(self) -> None:
-        while self._subscribed != (wanted := set(self._wanted)):
-            if more := wanted - self._subscribed:
-                await self._pubsub.subscribe(*more)
-                self._subscribed |= more
-            if gone := self._subscribed - wanted:
-                self._subscribed -= gone
-                await self._pubsub.unsubscribe(*gone)
-        self._settled.set()
-        self._settled = anyio.Event()
-
-    async def _hear(self) -> None:
-        """Wait a second for a ring; who wants other bells ends it earlier."""
-        with anyio.CancelScope() as self._hearing:
-            if not self._subscribed:
-                await anyio.sleep_forever()
-            message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=1.0)
-            if message and message["type"] == "message":
-                self._local.ring_local(message["channel"], message["data"])
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
-
-
 class RedisStore:
     """The backend that workers share.
 
@@ -403,7 +366,7 @@ class RedisStore:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Client,
         *,
         max_messages: int = 50,
         history_ttl: int = 3600,
@@ -430,25 +393,23 @@ async def open_redis(url: str, **limits: int) -> AsyncIterator[RedisStore]:
     """Open the store at a URL and close it at the end.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: One of the forms that `mcp_chat.stores.client` lists.
         limits: Those of `RedisStore`.
     """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=5,
-        decode_responses=True,
-        protocol=3,
-        legacy_responses=False,
-    )
-    redis = Redis.from_pool(pool)
-    store = RedisStore(redis, **limits)
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(store.bells.run)
-            yield store
-            tasks.cancel_scope.cancel()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await store.bells.aclose()
-            await redis.aclose()
+    async with open_client(url) as redis:
+        store = RedisStore(redis, **limits)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.bells.run)
+                yield store
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await store.bells.aclose()
+
+
+@asynccontextmanager
+async def open_leases(url: str) -> AsyncIterator[RedisLeases]:
+    """Open a connection for leases only: that of a heartbeat."""
+    async with open_client(url) as redis:
+        yield RedisLeases(redis, Scripts(redis))

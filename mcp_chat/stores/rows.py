@@ -11,12 +11,20 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
+from mcp_chat.commands import COMMAND, Command, Send
+from mcp_chat.events import FINAL, Failed, Final
+from mcp_chat.exceptions import Unexpected
 from mcp_chat.message import MESSAGE, Message, Usage, now, title
 from mcp_chat.session import Session
-from mcp_chat.stores.base import Addition, Found
+from mcp_chat.stores.base import Accepted, Addition, Found
 from mcp_chat.stores.words import excerpt, index
 
 log = structlog.get_logger()
+
+LOST = Failed(
+    code=Unexpected.code, text="What you asked for cannot be read any more. Please ask again.", retryable=True
+)
+"""The outcome of a command that nobody can read."""
 
 
 def session_rows(additions: Sequence[Addition]) -> list[dict[str, Any]]:
@@ -96,6 +104,35 @@ def found_of(row: Any, message: Message, wanted: list[str]) -> Found:
         message=message,
         excerpt=excerpt(message.content, wanted),
     )
+
+
+def command_row(user: str, command: Command) -> dict[str, Any]:
+    """Return the row of a command that is accepted now."""
+    message = command if isinstance(command, Send) else None
+    return {
+        "user_key": user,
+        "id": command.id,
+        "type": command.type,
+        "session_id": message.session_id if message else "",
+        "run": message.run if message else "",
+        "body": COMMAND.dump_json(command).decode(),
+        "created_at": now(),
+    }
+
+
+def accepted_of(row: Any) -> Accepted:
+    """Return a command as the record has it; one that nobody can read has come to nothing."""
+    command: Command | None = None
+    outcome: Final | None = None
+    try:
+        if row.outcome is None:
+            command = COMMAND.validate_json(row.body or "")
+        else:
+            outcome = FINAL.validate_json(row.outcome)
+    except ValidationError:
+        log.error("command.unreadable", seq=row.seq)
+        outcome = LOST
+    return Accepted(id=row.id, session_id=row.session_id, run=row.run, command=command, outcome=outcome)
 
 
 def session_of(row: Any) -> Session:

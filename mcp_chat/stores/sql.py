@@ -25,6 +25,7 @@ from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
 from mcp_chat.stores.committer import Committer
 from mcp_chat.stores.database import VERSION_TABLE, driver_url, newest_revision, prepare_sqlite, translated
+from mcp_chat.stores.ledger import Entry, Result, SQLLedger, ended_in
 from mcp_chat.stores.rows import (
     attachment_rows,
     changed,
@@ -36,7 +37,14 @@ from mcp_chat.stores.rows import (
     session_of,
     session_rows,
 )
-from mcp_chat.stores.tables import chat_attachment, chat_message, chat_session, chat_upload, chat_user
+from mcp_chat.stores.tables import (
+    chat_attachment,
+    chat_command,
+    chat_message,
+    chat_session,
+    chat_upload,
+    chat_user,
+)
 from mcp_chat.stores.words import words
 from mcp_chat.upload import Upload
 
@@ -56,8 +64,8 @@ PORTION, PORTION_SIZE = 500, 1_000_000
 """Messages, and characters of them, that an import writes in one transaction: others want to write too."""
 
 
-class SQLArchive:
-    """Users, sessions, messages and uploads in tables.
+class SQLArchive(SQLLedger):
+    """Users, commands, sessions, messages and uploads in tables.
 
     An access runs in a task of its own: cancelled half-way it would leave its locks behind, and LangGraph
     cancels its tasks in the middle of what they do.
@@ -74,10 +82,10 @@ class SQLArchive:
         self._touch_sessions = self._sessions()
         self._add_messages = self._insert(chat_message).on_conflict_do_nothing()
         self._add_attachments = self._insert(chat_attachment).on_conflict_do_nothing()
-        self._committer = Committer(self._add_all, patience=PATIENCE)
+        self._committer = Committer(self._write_all, patience=PATIENCE)
 
     async def run(self) -> None:
-        """Write what is added, until cancelled."""
+        """Write what is added, accepted and ended, until cancelled."""
         await self._committer.run()
 
     async def ping(self) -> None:
@@ -95,6 +103,10 @@ class SQLArchive:
         return found.scalar()
 
     # Epochs and configurations
+
+    async def epoch(self, user: str) -> int:
+        rows = await self._read(select(chat_user.c.epoch).where(chat_user.c.user_key == user))
+        return int(rows[0].epoch) if rows else 0
 
     async def next_epoch(self, user: str, floor: int) -> int:
         async def draw(connection: AsyncConnection) -> int:
@@ -129,16 +141,16 @@ class SQLArchive:
             raise refused[0]
 
     async def _hold_all(
-        self, connection: AsyncConnection, additions: Sequence[Addition]
+        self, connection: AsyncConnection, entries: Sequence[Entry]
     ) -> list[ChatError | None]:
         """Hold the rows of all users, always in the same order, and tell whose epoch is not the newest."""
-        newest = await self._epochs(connection, sorted({addition.user for addition in additions}))
+        newest = await self._epochs(connection, sorted({entry.user for entry in entries}))
         known = dict(newest)
         refused: list[ChatError | None] = []
-        for addition in additions:
-            epoch = newest[addition.user] if addition.epoch is None else addition.epoch
-            refused.append(Fenced() if epoch < newest[addition.user] else None)
-            newest[addition.user] = max(epoch, newest[addition.user])
+        for entry in entries:
+            epoch = newest[entry.user] if entry.epoch is None else entry.epoch
+            refused.append(Fenced() if epoch < newest[entry.user] else None)
+            newest[entry.user] = max(epoch, newest[entry.user])
         raised = [{"who": user, "now": epoch} for user, epoch in newest.items() if epoch > known[user]]
         if raised:
             statement = update(chat_user).where(chat_user.c.user_key == bindparam("who"))
@@ -177,22 +189,27 @@ class SQLArchive:
     async def add(self, addition: Addition) -> None:
         await self._committer.add(addition)
 
-    async def _add_all(self, additions: Sequence[Addition]) -> Sequence[ChatError | None]:
-        """Add what many want to add, in one transaction with the same few statements for all."""
-        size = sum(len(message.content) for each in additions for message in each.messages)
-        rows = await _aside(size, lambda: [message_rows(each) for each in additions])
+    async def _write_all(self, entries: Sequence[Entry]) -> list[Result | ChatError]:
+        """Write what many want to write, in one transaction with the same few statements for all."""
+        size = sum(len(message.content) for each in _additions(entries) for message in each.messages)
+        rows = await _aside(size, lambda: [_message_rows(each) for each in entries])
         async with self._engine.begin() as connection:
-            refused = await self._hold_all(connection, additions)
-            taken = [each for each, error in zip(additions, refused, strict=True) if error is None]
-            if taken:
-                await connection.execute(self._touch_sessions, session_rows(taken))
-            if messages := [
-                row for each, error in zip(rows, refused, strict=True) if error is None for row in each
-            ]:
-                await connection.execute(self._add_messages, messages)
-            if attachments := [row for each in taken for row in attachment_rows(each)]:
-                await connection.execute(self._add_attachments, attachments)
-        return refused
+            refused = await self._hold_all(connection, entries)
+            taken = [n for n, error in enumerate(refused) if error is None]
+            entries = [entries[n] for n in taken]
+            await self._add_all(connection, _additions(entries), [row for n in taken for row in rows[n]])
+            results = iter(await self._record_all(connection, entries))
+        return [error or next(results) for error in refused]
+
+    async def _add_all(
+        self, connection: AsyncConnection, additions: Sequence[Addition], messages: Sequence[dict[str, Any]]
+    ) -> None:
+        if additions:
+            await connection.execute(self._touch_sessions, session_rows(additions))
+        if messages:
+            await connection.execute(self._add_messages, messages)
+        if attachments := [row for each in additions for row in attachment_rows(each)]:
+            await connection.execute(self._add_attachments, attachments)
 
     def _sessions(self) -> Any:
         """The statement that makes sessions, or adds to what is known of them."""
@@ -225,6 +242,16 @@ class SQLArchive:
                 break
             before, after = (before, rows[-1].seq) if after is not None else (rows[-1].seq, None)
         return kept if after is not None else kept[::-1]
+
+    async def turn(self, user: str, session_id: str, run: str) -> list[Message]:
+        if not (_is_id(session_id) and _is_id(run)):
+            return []
+        of = chat_message.c
+        # A range of ids would be quicker, and mean another one in each of PostgreSQL's collations.
+        written = of.id.startswith(f"{run}-", autoescape=True)
+        statement = select(of.seq, of.body).where(*_of(chat_message, user, session_id), written)
+        found = [kept.message for kept in await _kept(await self._read(statement.order_by(of.seq)))]
+        return [each for each in found if each.id.startswith(run)]  # SQLite takes A for a
 
     async def count(self, user: str, session_id: str) -> int:
         if not _is_id(session_id):
@@ -402,6 +429,9 @@ class SQLArchive:
             for table in (chat_message, chat_attachment):
                 statement = update(table).where(*_of(table, user, session_id))
                 await connection.execute(statement.values(session_id=new))
+            await connection.execute(
+                update(chat_command).where(*ended_in(user, session_id)).values(session_id=new)
+            )
 
         await self._write(rename)
 
@@ -413,6 +443,7 @@ class SQLArchive:
             await self._hold(connection, user, epoch)
             gone = await connection.execute(delete(chat_session).where(*_named(user, session_id)))
             await connection.execute(delete(chat_message).where(*_of(chat_message, user, session_id)))
+            await connection.execute(delete(chat_command).where(*ended_in(user, session_id)))
             mine = select(chat_attachment.c.upload_id).where(*_of(chat_attachment, user, session_id))
             had = list((await connection.execute(mine)).scalars())
             await connection.execute(delete(chat_attachment).where(*_of(chat_attachment, user, session_id)))
@@ -455,7 +486,11 @@ class SQLArchive:
         return await self._write(drop)
 
     async def tidy(self) -> None:
-        """Drop the files that no message has, a day after they were sent."""
+        """Drop what nobody needs: files that no message has, and what is known of commands long ended."""
+        await self._drop_ended()
+        await self._drop_unused()
+
+    async def _drop_unused(self) -> None:
         old = chat_upload.c.created_at < _now() - UNUSED
         of = chat_attachment.c
         used = select(of.upload_id).where(
@@ -555,6 +590,14 @@ def portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
             begin, size = n, len(message.content)
     if messages:
         yield messages[begin:]
+
+
+def _additions(entries: Sequence[Entry]) -> list[Addition]:
+    return [each for each in entries if isinstance(each, Addition)]
+
+
+def _message_rows(entry: Entry) -> list[dict[str, Any]]:
+    return message_rows(entry) if isinstance(entry, Addition) else []
 
 
 async def _aside(size: int, work: Callable[[], T]) -> T:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -78,4 +79,26 @@ chat_attachment = Table(
     Column("upload_id", String(64), primary_key=True),
     Column("session_id", String(64), primary_key=True),
     Index("chat_attachment_session", "user_key", "session_id"),
+)
+
+_OPEN, _ENDED = text("outcome IS NULL"), text("outcome IS NOT NULL")
+
+chat_command = Table(
+    "chat_command",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("user_key", String(128), nullable=False),
+    Column("id", String(64), nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("session_id", String(64), nullable=False),
+    Column("run", String(64), nullable=False),
+    Column("body", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("outcome", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    Index("chat_command_id", "user_key", "id", unique=True),
+    # Few are open at a time: however many have ended, these are found at once.
+    Index("chat_command_open", "user_key", "created_at", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index("chat_command_ended", "ended_at", sqlite_where=_ENDED, postgresql_where=_ENDED),
 )

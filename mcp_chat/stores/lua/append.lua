@@ -5,12 +5,14 @@
 -- ARGV[1]  the writer's epoch
 -- ARGV[2]  entries to keep
 -- ARGV[3]  time to live in seconds of log and lease
--- ARGV[4]  bell to ring
+-- ARGV[4]  bell to ring; its note is what was appended, a line for each argument
 -- ARGV[5..]  id, event as JSON, id, event as JSON, ...
 --
--- Returns 1, or 0 if a higher epoch owns the user.
+-- Returns 1, 0 if a higher epoch owns the user, or -1 if the lease is gone: the store has lost its data.
 local epoch = tonumber(ARGV[1])
-if tonumber(redis.call('HGET', KEYS[2], 'epoch') or '0') > epoch then return 0 end
+local owner = redis.call('HGET', KEYS[2], 'epoch')
+if not owner then return -1 end
+if tonumber(owner) > epoch then return 0 end
 
 -- The log's end as two numbers.
 local function last()
@@ -35,5 +37,5 @@ for i = 5, #ARGV, 2 do
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 redis.call('EXPIRE', KEYS[2], ARGV[3])
-redis.call('PUBLISH', ARGV[4], '')
+redis.call('PUBLISH', ARGV[4], table.concat(ARGV, '\n', 5))
 return 1

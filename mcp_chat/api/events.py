@@ -1,0 +1,162 @@
+"""What happens to a user as one stream: on any worker, from any place in the log, in any number of tabs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mcp_chat.api.identity import Identity, require_user
+from mcp_chat.api.sse import event_stream, frame
+from mcp_chat.api.transcript import Transcript, frame_of, streamed
+from mcp_chat.configs import UserConfigs
+from mcp_chat.dispatch import Dispatch
+from mcp_chat.events import Entry, MessageAdded, TurnStarted
+from mcp_chat.exceptions import InvalidRequest, NotFound
+from mcp_chat.feed import Gap
+from mcp_chat.identity import Principal
+from mcp_chat.message import MESSAGE
+from mcp_chat.record import Record
+
+PLACE = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """The endpoint and what it works with.
+
+    Attributes:
+        max_messages: Messages of a snapshot.
+    """
+
+    identity: Identity
+    dispatch: Dispatch
+    configs: UserConfigs
+    record: Record
+    max_messages: int
+
+    async def stream(self, request: Request) -> Response:
+        """Follow a conversation, or all: from the running turn's start, or from where a client was."""
+        user = require_user(request, self.identity, request.query_params.get("user_id"))
+        session_id = request.query_params.get("session_id")
+        if session_id is not None:
+            await self._check(user, session_id)
+        after = place_of(request.query_params.get("after") or request.headers.get("last-event-id"))
+        follower = Follower(self, user.key, session_id)
+        return event_stream(streamed(follower.frames(after), lambda: follower.place), {})
+
+    async def _check(self, user: Principal, session_id: str) -> None:
+        config = await self.configs.get(user.key)
+        theirs = config is not None and config.session_id == session_id
+        if not theirs and not await self.record.exists(user.key, session_id):
+            raise NotFound("This conversation does not exist.")
+
+
+@dataclass(slots=True)
+class Follower:
+    """One client that follows.
+
+    Attributes:
+        place: The last entry that it has seen or passed over.
+        turns: The turns whose parts it was sent.
+    """
+
+    events: Events
+    user: str
+    session_id: str | None
+    place: str = ""
+    turns: dict[str, Transcript] = field(default_factory=dict)
+
+    async def frames(self, after: str | None) -> AsyncIterator[str]:
+        """Yield frames without end, nothing in a silent second."""
+        self.place = after or await self._beginning()
+        while True:
+            lost = False
+            async with contextlib.aclosing(self.events.dispatch.watch(self.user, self.place)) as found:
+                async for entry in found:
+                    if lost := isinstance(entry, Gap):
+                        break
+                    yield await self._frame(entry) if isinstance(entry, Entry) else ""
+            if lost:
+                yield await self._reset()
+
+    async def _frame(self, entry: Entry) -> str:
+        self.place = entry.id
+        transcript = await self._turn_of(entry)
+        if transcript is None or self.session_id not in (None, transcript.session_id):
+            return ""
+        where = {"session_id": transcript.session_id, "turn_id": entry.command_id}
+        sent = frame_of(entry, transcript, **where)
+        match entry.event:
+            case TurnStarted():
+                return frame("turn", where, entry.id)
+            case MessageAdded(message=message):
+                return frame(
+                    "message", {"message": MESSAGE.dump_python(message, mode="json"), **where}, entry.id
+                )
+        if transcript.ended:
+            del self.turns[entry.command_id]
+        return sent
+
+    async def _turn_of(self, entry: Entry) -> Transcript | None:
+        """Return a turn, with what came before the entry; None for an entry that is about none."""
+        turn_id = entry.command_id
+        if turn_id not in self.turns:
+            if isinstance(entry.event, TurnStarted):
+                started, earlier = entry.event, []
+            else:
+                earlier = await self.events.dispatch.earlier(self.user, entry)
+                found = [each.event for each in earlier if isinstance(each.event, TurnStarted)]
+                if not found:
+                    return None
+                started = found[0]
+            self.turns[turn_id] = Transcript(session_id=started.session_id, turn_id=turn_id)
+            for each in earlier:
+                self.turns[turn_id].add(each)
+        return self.turns[turn_id]
+
+    async def _beginning(self) -> str:
+        """Return the place where the running turn begins, or the log's end."""
+        dispatch = self.events.dispatch
+        running = await dispatch.running(self.user, self.session_id)
+        place = await dispatch.beginning(self.user, running) if running else None
+        return place or await dispatch.end(self.user)
+
+    async def _reset(self) -> str:
+        """Tell a client that it has missed something: how things are now, and where the stream goes on."""
+        self.turns.clear()
+        self.place = await self._beginning()
+        session_id = self.session_id
+        if session_id is None:
+            config = await self.events.configs.get(self.user)
+            session_id = config.session_id if config else None
+        messages = (
+            await self.events.record.messages(self.user, session_id, limit=self.events.max_messages)
+            if session_id
+            else []
+        )
+        data: dict[str, Any] = {
+            "session_id": session_id,
+            "after": self.place,
+            "snapshot": {
+                "messages": [MESSAGE.dump_python(message, mode="json") for message in messages],
+                "running": await self.events.dispatch.running(self.user, session_id),
+            },
+        }
+        return frame("reset", data, self.place)
+
+
+def place_of(text: str | None) -> str | None:
+    """Read a place in the log.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    if text and not PLACE.fullmatch(text):
+        raise InvalidRequest("after must be the id of an event, such as 1763650000000-17.")
+    return text or None

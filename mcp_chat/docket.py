@@ -1,0 +1,115 @@
+"""What a user's owner has to do: the commands that have not ended, each once, and their ends."""
+
+from __future__ import annotations
+
+import contextlib
+
+import structlog
+
+from mcp_chat.commands import Command
+from mcp_chat.events import Final
+from mcp_chat.exceptions import Fenced, StoreUnavailable
+from mcp_chat.stores.base import START, Archive, Lease, Store
+from mcp_chat.writer import EventWriter
+
+log = structlog.get_logger()
+
+
+class Docket:
+    """A user's open commands. They stay in inbox and record until they end.
+
+    Args:
+        lease: The user and the epoch.
+        store: Has the inbox.
+        archive: Has the record of all accepted commands, or None.
+        writer: Tells readers of ends.
+    """
+
+    def __init__(self, lease: Lease, store: Store, archive: Archive | None, writer: EventWriter) -> None:
+        self._lease = lease
+        self._user = lease.user
+        self._store = store
+        self._archive = archive
+        self._writer = writer
+        self._place = START
+        self._places: dict[str, list[str]] = {}
+        self._waiting: list[Command] = []
+        self._known: set[str] = set()
+
+    @property
+    def waiting(self) -> list[Command]:
+        """The commands that nobody has taken up, in order."""
+        return list(self._waiting)
+
+    async def open(self) -> None:
+        """Read what has not ended, in the order in which it was accepted; the inbox may have lost some.
+
+        Raises:
+            StoreUnavailable: One of the two cannot be read.
+        """
+        await self.look()
+        if self._archive is None:
+            return
+        recorded = await self._archive.open_commands(self._user)
+        ids = {command.id for command in recorded}
+        for command in [command for command in self._waiting if command.id not in ids]:
+            if (known := await self._archive.accepted(self._user, command.id)) and known.outcome:
+                self._waiting.remove(command)  # it ended, and the inbox does not know yet
+                await self.forget(command.id)
+        unread = [command for command in recorded if command.id not in self._known]
+        self._known |= ids
+        places = {command.id: place for place, command in enumerate(recorded)}
+        self._waiting = sorted([*self._waiting, *unread], key=lambda each: places.get(each.id, len(places)))
+
+    async def look(self) -> bool:
+        """Read new commands; tell whether there were some.
+
+        Raises:
+            Fenced: They are for another owner.
+        """
+        found = await self._store.inbox.read(self._user, self._place)
+        if found and await self._store.leases.get(self._user) != self._lease:
+            raise Fenced
+        for waiting in found:
+            self._place = waiting.place
+            command = waiting.command
+            self._places.setdefault(command.id, []).append(waiting.place)
+            if command.id not in self._known:
+                self._known.add(command.id)
+                self._waiting.append(command)
+        return bool(found)
+
+    def take(self, *kinds: type[Command]) -> Command | None:
+        """Return the next command, of these kinds only if some are given."""
+        for number, command in enumerate(self._waiting):
+            if not kinds or isinstance(command, kinds):
+                return self._waiting.pop(number)
+        return None
+
+    def drop(self, command: Command) -> None:
+        """Do not take a command up any more."""
+        self._waiting.remove(command)
+
+    async def end(self, command_id: str, outcome: Final, *, record: bool = True, tell: bool = True) -> None:
+        """Record how a command ended, then tell its readers, then forget it.
+
+        Raises:
+            Fenced: Another worker owns the user: the end is theirs to tell.
+        """
+        if self._archive and record:
+            with contextlib.suppress(StoreUnavailable):  # the log has the end: who comes next records it
+                await self._archive.end(self._user, command_id, outcome, epoch=self._lease.epoch)
+        if tell:
+            self._writer.emit(command_id, outcome)
+            await self._writer.flush()
+        await self.forget(command_id)
+
+    async def forget(self, command_id: str) -> None:
+        """Take a command that has ended out of the inbox; if that fails, the log tells that it has."""
+        for place in self._places.pop(command_id, ()):
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.inbox.remove(self._user, place, epoch=self._lease.epoch)
+
+    def release(self, command_ids: set[str]) -> None:
+        """Forget that commands were ever known: their ids may be used again."""
+        self._known -= command_ids

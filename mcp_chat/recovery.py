@@ -1,0 +1,189 @@
+"""What a turn has told its readers, and what a new owner finds of one that an earlier owner began.
+
+The log tells what readers have seen; the history tells what was recorded. docs/architecture.md has the table:
+text that is in no message is void and said once more; a tool call without a result is never made again unless
+the operator has declared the tool safe; what has crashed twice is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mcp_chat.events import (
+    Discarded,
+    Entry,
+    Event,
+    HandedOver,
+    MessageAdded,
+    TextDelta,
+    ToolStarted,
+    TurnStarted,
+    is_final,
+    order,
+)
+from mcp_chat.message import Message, ToolCall, Usage
+
+BREAK = "\n\n"
+"""Text that follows a tool begins a paragraph of its own."""
+
+VOID = "0-0"
+"""The place behind which a discard voids all that a turn has said."""
+
+
+@dataclass(slots=True)
+class Told:
+    """A turn's text as its readers have it: what was said, less what was discarded.
+
+    Attributes:
+        text: All of it.
+        at: Where the part begins that is in no message yet.
+        broken: Whether a tool was called since the last text.
+        marks: How long the text was behind which place.
+    """
+
+    text: str = ""
+    at: int = 0
+    broken: bool = False
+    marks: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def partial(self) -> str:
+        """What is in no message yet."""
+        return self.text[self.at :]
+
+    def say(self, text: str) -> str:
+        """Take new text in, and return it as readers are to be told it."""
+        more = BREAK if self.broken and self.text else ""
+        self.text += more
+        self.at += len(more)
+        self.text += text
+        self.broken = False
+        return more + text
+
+    def add(self, message: Message) -> None:
+        """Take a message in: its text is what holds."""
+        if message.role == "tool":
+            self.broken = True
+        elif message.role == "assistant":
+            if message.content and self.partial != message.content:
+                self.text = self.text[: self.at]
+                self.say(message.content)
+            self.at = len(self.text)
+            self.broken |= bool(message.tool_calls)
+
+    def hear(self, entry: Entry) -> None:
+        """Take an entry of the log in."""
+        match entry.event:
+            case TextDelta(text=text):
+                self.say(text.removeprefix(BREAK) if self.broken and self.text else text)
+            case Discarded(after=after):
+                self.discard(after)
+            case ToolStarted():
+                self.broken = True
+            case MessageAdded(message=message):
+                self.add(message)
+        self.marks.append((entry.id, len(self.text)))
+
+    def discard(self, after: str) -> None:
+        """Drop what was said behind a place."""
+        kept = [length for place, length in self.marks if place and order(place) <= order(after)]
+        self.text = self.text[: kept[-1] if kept else 0]
+        self.at = len(self.text)
+        self.broken = False if not self.text else self.broken
+
+
+@dataclass(slots=True)
+class Past:
+    """What the log tells of a turn that has not ended.
+
+    Attributes:
+        told: What its readers have.
+        holds: The place behind which there is only text that is in no message.
+        announced: Ids of its messages.
+        starts: Owners that have begun with it.
+        handed: Owners that have left it in good order.
+        pending: Calls that the last of those had recorded and certainly not made.
+        usage: Tokens of the messages that were announced.
+    """
+
+    told: Told = field(default_factory=Told)
+    holds: str = VOID
+    announced: set[str] = field(default_factory=set)
+    starts: int = 0
+    handed: int = 0
+    pending: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def crashes(self) -> int:
+        """Owners that have died over it."""
+        return self.starts - self.handed
+
+
+def past_of(entries: Sequence[Entry]) -> Past:
+    """Return what a turn's entries tell."""
+    past = Past()
+    for entry in entries:
+        match entry.event:
+            case TurnStarted():
+                past.starts += 1
+                past.pending = ()
+            case HandedOver(pending=pending):
+                past.handed += 1
+                past.pending = pending
+            case MessageAdded(message=message, usage=usage):
+                past.announced.add(message.id)
+                past.usage += usage
+        past.told.hear(entry)
+        if not past.told.partial:
+            past.holds = entry.id
+    return past
+
+
+def begun(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Return the entries of the turns that were begun and have not ended, by their commands."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if isinstance(entry.event, TurnStarted):
+            found.setdefault(entry.command_id, [])
+        if entry.command_id in found:
+            found[entry.command_id].append(entry)
+        if is_final(entry.event):
+            found.pop(entry.command_id, None)
+    return found
+
+
+def unanswered(messages: Sequence[Message]) -> list[ToolCall]:
+    """Return the calls of a turn's messages that have no result."""
+    results = {message.tool_call_id for message in messages if message.role == "tool"}
+    return [call for message in messages for call in message.tool_calls if call.id not in results]
+
+
+def answered(messages: Sequence[Message]) -> Message | None:
+    """Return the message that ends the turn, if it is there."""
+    last = messages[-1] if messages else None
+    return last if last and last.role == "assistant" and not last.tool_calls else None
+
+
+def told_of(messages: Sequence[Message]) -> Told:
+    """Return what a turn's messages tell."""
+    told = Told()
+    for message in messages:
+        told.add(message)
+    return told
+
+
+def retold(messages: Sequence[Message], partial: str = "") -> list[Event]:
+    """Return the events that tell a turn anew, whatever its readers have heard of it."""
+    told = Told()
+    events: list[Event] = [Discarded(after=VOID)]
+    for message in messages:
+        before = len(told.text)
+        told.add(message)
+        if message.role == "assistant" and len(told.text) > before:
+            events.append(TextDelta(text=told.text[before:]))
+        events.append(MessageAdded(message=message))
+    if partial:
+        events.append(TextDelta(text=told.say(partial)))
+    return events

@@ -1,0 +1,150 @@
+"""The turns of one user at their owner: one at a time in a session, in the order of their messages."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from mcp_chat.commands import Send
+from mcp_chat.events import Final, TurnFinished
+from mcp_chat.exceptions import Interrupted
+from mcp_chat.turn import Turn, failed
+
+log = structlog.get_logger()
+
+Make = Callable[[Send], Turn]
+End = Callable[[Send, Final], Awaitable[None]]
+CALL_LIMIT = 10.0
+"""Seconds that tool calls get to end when their worker stops, after the turns' own grace."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A turn that runs or waits for its session's turn to end.
+
+    Attributes:
+        stopped: The user wants it to end.
+        handed_over: The next owner is to go on with it.
+    """
+
+    command: Send
+    turn: Turn
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    began: bool = False
+    stopped: bool = False
+    handed_over: bool = False
+
+    def stop(self) -> None:
+        """Stop it because the user wants so."""
+        self.stopped = True
+        self.scope.cancel()
+
+    async def hand_over(self) -> None:
+        """Leave it to the next owner: at once, or when its tool calls have their results."""
+        with anyio.move_on_after(CALL_LIMIT) as limit:
+            await self.turn.calls_done()
+        self.handed_over = not limit.cancelled_caught
+        self.scope.cancel()
+
+    def why_cancelled(self) -> Final | None:
+        """Return the event that ends a cancelled turn; None for one that the next owner goes on with."""
+        if self.stopped:
+            return TurnFinished(stopped=True)
+        return None if self.handed_over else failed(Interrupted())
+
+
+class Turns:
+    """Runs turns.
+
+    Args:
+        tasks: Runs them, whoever reads them.
+        make: Makes a turn of a message.
+        end: Ends a turn that was stopped before it began; all others end themselves.
+    """
+
+    def __init__(self, tasks: TaskGroup, make: Make, end: End) -> None:
+        self._tasks = tasks
+        self._make = make
+        self._end = end
+        self._running: dict[str, Running] = {}
+        self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._running))
+
+    def start(self, command: Send) -> None:
+        """Begin a turn, or let it wait for its session's; one that interrupts stops those before it."""
+        if command.interrupt:
+            for running in self._of(command.session_id):
+                running.stop()
+        running = self._running[command.id] = Running(command, self._make(command))
+        self._tasks.start_soon(self._run, running)
+
+    async def stop(self, session_id: str | None) -> int:
+        """Stop a session's turns, or all, and wait until they have ended; return how many."""
+        stopped = self._of(session_id)
+        for running in stopped:
+            running.stop()
+        for running in stopped:
+            await running.ended.wait()
+        return len(stopped)
+
+    async def leave(self, grace: float) -> None:
+        """Give turns some seconds to end, and leave the others to the next owner."""
+        waiting = [running for running in self._running.values() if not running.began]
+        for running in waiting:
+            running.handed_over = True
+            running.scope.cancel()
+        with anyio.move_on_after(grace):
+            for running in self._of(None):
+                await running.ended.wait()
+        async with anyio.create_task_group() as leaving:
+            for running in self._of(None):
+                leaving.start_soon(running.hand_over)
+        for running in self._of(None):
+            await running.ended.wait()
+
+    def abandon(self) -> None:
+        """Leave all turns as they are: they are somebody else's."""
+        for running in self._running.values():
+            running.handed_over = True
+            running.scope.cancel()
+
+    def retell(self) -> None:
+        """Tell all running turns anew: the log has lost what it had of them."""
+        for running in self._running.values():
+            if running.began:
+                running.turn.retell()
+
+    def _of(self, session_id: str | None) -> list[Running]:
+        return [r for r in self._running.values() if session_id in (None, r.command.session_id)]
+
+    async def _run(self, running: Running) -> None:
+        command = running.command
+        try:
+            with running.scope:
+                async with self._locks[command.session_id]:
+                    running.began = True
+                    await self._begin(running)
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+                if not running.began and running.stopped:
+                    await self._end(command, TurnFinished(stopped=True))
+            self._running.pop(command.id, None)
+            if not self._of(command.session_id):
+                self._locks.pop(command.session_id, None)
+            running.ended.set()
+
+    async def _begin(self, running: Running) -> None:
+        command = running.command
+        with structlog.contextvars.bound_contextvars(session=command.session_id, turn=command.id):
+            await running.turn.run(why_cancelled=running.why_cancelled)
