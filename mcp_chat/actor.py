@@ -25,6 +25,7 @@ from mcp_chat.events import (
     Final,
     SessionDeleted,
     TakenOver,
+    TurnFinished,
     TurnStarted,
     is_final,
 )
@@ -38,6 +39,7 @@ from mcp_chat.exceptions import (
     Unexpected,
 )
 from mcp_chat.message import new_id
+from mcp_chat.metrics import Fence, Release, TurnEnd
 from mcp_chat.recovery import Past, begun, past_of
 from mcp_chat.stores.base import START, Archive, Lease
 from mcp_chat.stores.bells import LocalBell
@@ -88,7 +90,7 @@ class Actor:
         self._look_again = False
         self._gone = anyio.Event()
         self._used = time.monotonic()
-        self.why_left = "crash"
+        self.why_left: Release = "crash"
 
     def ring(self) -> None:
         """Say that there may be a command."""
@@ -99,8 +101,11 @@ class Actor:
         self._look_again = True
         self.ring()
 
-    def fence(self) -> None:
-        """Say that another worker owns the user."""
+    def fence(self, where: Fence) -> None:
+        """Say that another worker owns the user, and what has shown it."""
+        if self.why_left != "fenced":
+            self._shop.metrics.user_fenced(where)
+            log.warning("user.fenced", user=self.user, epoch=self.lease.epoch, where=where)
         self.why_left = "fenced"
         self._left.set()
         self.ring()
@@ -113,14 +118,16 @@ class Actor:
                 self._aside = writing
                 async with anyio.create_task_group() as self._tasks:
                     self._equipment = Equipment(self.lease, self._shop, self._tasks)
-                    self._turns = Turns(self._tasks, self._turn, self._ended)
+                    self._turns = Turns(self._tasks, self._turn, self._ended, self._shop.metrics)
                     self._started = True
                     await self._recover()
                     await self._serve()
                     await self._close()
                 writing.cancel_scope.cancel()
         except* ChatError as group:
-            self.why_left = "fenced" if Fenced.code in codes(group) else "store"
+            self.why_left = "store"
+            if Fenced.code in codes(group):
+                self.fence("log")
             log.warning("actor.stopped", user=self.user, errors=sorted(codes(group)))
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
@@ -219,11 +226,7 @@ class Actor:
                     self._left.set()
 
     async def _look(self) -> bool:
-        """Read new commands; an actor that leaves reads none, so that the next owner does.
-
-        Raises:
-            Fenced: They are for another owner.
-        """
+        """Read new commands; an actor that leaves reads none, so that the next owner does."""
         if self._leaving:
             return False
         try:
@@ -238,8 +241,9 @@ class Actor:
         except Fenced:
             if await self._is_forgotten():
                 await self.regain()
-                return True
-            raise
+            else:
+                self.fence("inbox")
+            return True
 
     async def _is_forgotten(self) -> bool:
         return await self._shop.store.leases.get(self.user) is None
@@ -312,7 +316,7 @@ class Actor:
                 raise Fenced
             await self._docket.end(command.id, outcome, record=is_recorded(command))
         except Fenced:
-            self.fence()
+            self.fence("record")
 
     async def _carry_out(self, command: Command) -> Final:
         match command:
@@ -337,6 +341,7 @@ class Actor:
             end=partial(self._end_turn, command),
             prepare=self._equipment.prepare,
             held=self._held,
+            metrics=self._shop.metrics,
             limit=self._shop.turn_timeout,
             budget=self._shop.budget,
         )
@@ -345,6 +350,7 @@ class Actor:
 
     async def _end_turn(self, command: Send, outcome: Final) -> None:
         await self._ended(command, outcome)
+        self._shop.metrics.turn_ended(ended_how(outcome))
         ready = self._equipment.ready
         if self._shop.summary and self._shop.archive and ready:
             self._aside.start_soon(self._sum_up, command.session_id, self._shop.archive, ready.agent)
@@ -475,6 +481,13 @@ class Actor:
         self.why_left = "disconnect"
         self._left.set()
         return Disconnected()
+
+
+def ended_how(outcome: Final) -> TurnEnd:
+    """Return what kind of end a turn has had, for counting."""
+    if isinstance(outcome, TurnFinished):
+        return "stopped" if outcome.stopped else "finished"
+    return "interrupted" if isinstance(outcome, Failed) and outcome.code == Interrupted.code else "failed"
 
 
 def codes(group: BaseExceptionGroup[ChatError]) -> set[str]:

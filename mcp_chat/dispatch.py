@@ -27,7 +27,7 @@ from mcp_chat.recovery import VOID
 from mcp_chat.stores.base import START, Accepted, Archive, Store
 
 MAX_WAITING = 16
-"""Messages besides the one that is answered; twice as many commands, so that a full inbox can be cancelled."""
+"""Messages besides the one that is answered; of all commands twice as many: a full inbox can be cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 Claim = Literal["first", "message", "death", "silence", "handover", "neglect"]
-Release = Literal["idle", "disconnect", "drain", "crash"]
-Fence = Literal["log", "record", "inbox"]
+Release = Literal["idle", "disconnect", "drain", "fenced", "store", "crash"]
+Fence = Literal["log", "record", "inbox", "lease"]
 TurnEnd = Literal["finished", "stopped", "failed", "interrupted", "handed_over"]
 Resumption = Literal["continued", "retried", "answered", "unknown_outcome", "given_up"]
 CallEnd = Literal["succeeded", "failed", "unknown"]

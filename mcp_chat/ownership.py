@@ -8,6 +8,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Literal
 
 import anyio
 import structlog
@@ -17,6 +18,7 @@ from mcp_chat.actor import Actor
 from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
 from mcp_chat.heart import BEAT_TTL, Heartbeat
 from mcp_chat.message import new_id
+from mcp_chat.metrics import Claim, Release
 from mcp_chat.stores.base import Lease
 from mcp_chat.workshop import Workshop
 
@@ -79,7 +81,7 @@ class Ownership:
         self._tasks.start_soon(self._look)
         self._tasks.start_soon(self._renew)
 
-    async def wake(self, user: str, why: str = "message") -> None:
+    async def wake(self, user: str, why: Claim = "message") -> None:
         """Make sure that somebody serves the user and looks at the inbox now."""
         lease = await self._store.leases.get(user)
         if lease and lease.worker == self.worker:
@@ -125,7 +127,7 @@ class Ownership:
 
     # Claims
 
-    async def _take(self, user: str, seen: Lease | None, why: str) -> None:
+    async def _take(self, user: str, seen: Lease | None, why: Claim) -> None:
         """Claim a user through the gate, so that several workers do not all draw an epoch."""
         token = new_id()
         if not await self._enter(user, token):
@@ -149,7 +151,7 @@ class Ownership:
                 await anyio.sleep(self._lock_wait)
         return False
 
-    async def _claim(self, user: str, seen: Lease | None, why: str) -> None:
+    async def _claim(self, user: str, seen: Lease | None, why: Claim) -> None:
         epoch = 0  # the store's clock
         if self._shop.archive:  # the clock only lifts a new database above what the store may remember
             least = max(seen.epoch + 1 if seen else 1, int(time.time() * 1000))
@@ -158,13 +160,16 @@ class Ownership:
         lease = await self._store.leases.claim(user, self.worker, floor=epoch, seen=seen)
         if lease is None:
             return
+        why = why if seen else "first"
+        self._shop.metrics.user_claimed(why)
         log.info("user.claimed", user=user, epoch=lease.epoch, why=why, before=seen.worker if seen else "")
         actor = self._actors[user] = Actor(lease, self._shop)
         self._tasks.start_soon(self._run, actor)
 
     async def _run(self, actor: Actor) -> None:
         try:
-            await actor.run()
+            with self._shop.metrics.owning():
+                await actor.run()
         except Exception:  # a bug in one user's actor must not take the worker down
             log.exception("actor.crashed", user=actor.user)
             actor.why_left = "crash"
@@ -174,8 +179,9 @@ class Ownership:
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await self._release(actor.lease, why=actor.why_left)
 
-    async def _release(self, lease: Lease, *, why: str) -> None:
+    async def _release(self, lease: Lease, *, why: Release) -> None:
         """Give the lease up; what is left to do is somebody's to take up, at once or when they ask."""
+        self._shop.metrics.user_released(why)
         log.info("user.released", user=lease.user, epoch=lease.epoch, why=why)
         try:
             await self._store.leases.release(lease)
@@ -202,7 +208,7 @@ class Ownership:
                 for user in set(bell.notes()):
                     self._tasks.start_soon(self._heard, user)  # a takeover keeps no other user waiting
 
-    async def _heard(self, user: str, why: str = "message") -> None:
+    async def _heard(self, user: str, why: Claim = "message") -> None:
         try:
             if self.leaving and user not in self._actors:
                 await self._pass_on(user)
@@ -226,8 +232,10 @@ class Ownership:
         except StoreUnavailable:
             log.warning("death.unreported", worker=worker)
 
-    async def _bury(self, worker: str, why: str) -> None:
+    async def _bury(self, worker: str, why: Literal["death", "silence"]) -> None:
         """Take over the users of a dead worker who have something to be done; others wait until they ask."""
+        self._shop.metrics.worker_buried("exit" if why == "death" else why)
+        log.info("worker.buried", worker=worker, why=why)
         try:
             await self._store.leases.forget(worker)
             users = await self._store.leases.users(worker)
@@ -239,7 +247,7 @@ class Ownership:
         except StoreUnavailable:
             log.warning("worker.unburied", worker=worker)
 
-    async def _inherit(self, user: str, worker: str, heirs: Sequence[str], why: str) -> None:
+    async def _inherit(self, user: str, worker: str, heirs: Sequence[str], why: Claim) -> None:
         if heir_of(user, heirs) != self.worker:
             await anyio.sleep(HEIR_LEAD)
         async with self._takeovers:
@@ -291,8 +299,7 @@ class Ownership:
             elif not await self._store.leases.renew(actor.lease):
                 raise Fenced
         except Fenced:
-            log.warning("user.fenced", user=actor.user, epoch=actor.lease.epoch)
-            actor.fence()
+            actor.fence("lease")
 
 
 def bell_of(worker: str) -> str:

@@ -41,6 +41,7 @@ from mcp_chat.exceptions import (
     Unexpected,
 )
 from mcp_chat.message import Message, ToolCall, Usage, now, wellformed
+from mcp_chat.metrics import Metrics, Resumption
 from mcp_chat.record import Record
 from mcp_chat.recovery import Past, Told, answered, retold, told_of, unanswered
 from mcp_chat.session import Session
@@ -135,6 +136,7 @@ class Terms:
     end: Callable[[Final], Awaitable[None]]
     prepare: Callable[[], Awaitable[tuple[Agent, Toolbox]]]
     held: Callable[[], Awaitable[None]]
+    metrics: Metrics
     limit: float
     budget: Budget
 
@@ -216,6 +218,7 @@ class Turn:
         self._session = await self._scribe.session()
         if self._past:
             self._written = await self._scribe.turn(self._run)
+            self._count(self._past)
             if self._give_up and not answered(self._written):
                 raise self._abandoned()
             self._catch_up(self._past)
@@ -230,6 +233,17 @@ class Turn:
         if not any(message.role == "assistant" and message.content for message in self._written):
             raise ModelFailed("The model gave an empty answer. Please try again.")
         return TurnFinished()
+
+    def _count(self, past: Past) -> None:
+        how: Resumption = "retried" if past.told.partial else "continued"
+        if answered(self._written):
+            how = "answered"
+        elif self._give_up:
+            how = "given_up"
+        elif unanswered(self._written):
+            return  # counted when it is known whether they can be made again
+        if past.starts or self._written:
+            self._terms.metrics.turn_resumed(how)
 
     def _shown(self) -> list[Message]:
         cut = may_be_cut(self._session, self._terms.budget)
@@ -268,6 +282,8 @@ class Turn:
         self._begun = {call_id for call_id in self._open if call_id not in pending}
         agent, self._toolbox = await self._terms.prepare()
         lost = [call for call in self._open.values() if not self._may_repeat(call)]
+        if self._open:
+            self._terms.metrics.turn_resumed("unknown_outcome" if lost else "continued")
         for call in list(self._open.values()):
             if call not in lost:
                 await self.run_call(call, None, self._tell)
@@ -323,6 +339,7 @@ class Turn:
         self._emit(HandedOver(pending=pending))
         with anyio.move_on_after(END_LIMIT), contextlib.suppress(StoreUnavailable):
             await self._terms.flush()
+        self._terms.metrics.turn_ended("handed_over")
         log.info("turn.handed_over")
 
     async def _settle(self) -> None:
@@ -357,6 +374,8 @@ class Turn:
 
     async def _close_unanswered(self, call: ToolCall, mark: Mapping[str, bool]) -> None:
         lost = bool(self._past) and call.id in self._begun
+        if lost:
+            self._terms.metrics.tool_called("unknown")
         result = UNKNOWN if lost else NO_RESULT
         message = await self._close(call, result, {**mark, "outcome": "unknown"} if lost else dict(mark))
         self._tell(finished(call, result))
@@ -418,6 +437,7 @@ class Turn:
                 self._calling -= 1
                 self._quiet.set()
                 self._quiet = anyio.Event()
+        self._terms.metrics.tool_called("failed" if result.failed else "succeeded")
         emit(finished(call, result))
         emit(MessageAdded(message=message))
         return message

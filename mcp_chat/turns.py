@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from mcp_chat.commands import Send
 from mcp_chat.events import Final, TurnFinished
 from mcp_chat.exceptions import Interrupted
+from mcp_chat.metrics import Metrics
 from mcp_chat.turn import Turn, failed
 
 log = structlog.get_logger()
@@ -68,8 +69,9 @@ class Turns:
         end: Ends a turn that was stopped before it began; all others end themselves.
     """
 
-    def __init__(self, tasks: TaskGroup, make: Make, end: End) -> None:
+    def __init__(self, tasks: TaskGroup, make: Make, end: End, metrics: Metrics) -> None:
         self._tasks = tasks
+        self._metrics = metrics
         self._make = make
         self._end = end
         self._running: dict[str, Running] = {}
@@ -146,5 +148,6 @@ class Turns:
 
     async def _begin(self, running: Running) -> None:
         command = running.command
-        with structlog.contextvars.bound_contextvars(session=command.session_id, turn=command.id):
+        bound = structlog.contextvars.bound_contextvars(session=command.session_id, turn=command.id)
+        with bound, self._metrics.running():
             await running.turn.run(why_cancelled=running.why_cancelled)

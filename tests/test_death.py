@@ -1,0 +1,263 @@
+"""A worker dies or stops with a turn half done: what the next owner makes of it. All processes are real."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import httpx
+import psutil
+import pytest
+from mcp.server.mcpserver import MCPServer
+
+from tests.installation import Installation
+from tests.model_server import ModelServer, Reply
+from tests.person import Frame, Person
+from tests.running import running, wait_until
+
+RECOVERY_SECONDS = 15.0
+"""A limit for waiting; how long it takes is measured by `make bench`."""
+
+
+@dataclass
+class Till:
+    """An MCP server whose calls last until they are let go."""
+
+    calls: list[str] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def server(self) -> MCPServer:
+        """Return it with its tools: `charge` has an effect, `look` may be repeated."""
+        server = MCPServer("till", log_level="ERROR")
+        server.add_tool(self.charge)
+        server.add_tool(self.look)
+        return server
+
+    async def charge(self) -> str:
+        """Charge."""
+        return await self._call("charge")
+
+    async def look(self) -> str:
+        """Look."""
+        return await self._call("look")
+
+    async def _call(self, name: str) -> str:
+        self.calls.append(name)
+        while not self.go.is_set():  # noqa: ASYNC110 - set in another thread
+            await asyncio.sleep(0.01)
+        return f"{name}: done"
+
+
+@pytest.fixture(scope="module")
+def till() -> Till:
+    """The server of all tests here."""
+    return Till()
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelServer:
+    """The model of all tests here."""
+    return ModelServer()
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory, till: Till, model: ModelServer) -> Iterator[Installation]:
+    """An installation with two workers, whose operator calls one of the till's tools safe."""
+    app = till.server().streamable_http_app(max_sessions=None)
+    with running(app) as server, running(model.app) as model_url:
+        servers = {"till": {"url": f"{server}/mcp", "safe_tools": ["look"]}}
+        with Installation(
+            tmp_path_factory.mktemp("death"), f"{model_url}/v1", workers=2, servers=servers
+        ) as installation:
+            yield installation
+
+
+@pytest.fixture(autouse=True)
+def clean(till: Till, model: ModelServer, chat: Installation) -> Iterator[None]:
+    """Leave nothing of the test before, and two workers for the next."""
+    model.script.clear()
+    model.requests.clear()
+    till.calls.clear()
+    till.go.clear()
+    yield
+    till.go.set()
+    wait_until(lambda: len(chat.workers()) == 2, "two workers", seconds=30)
+
+
+@pytest.fixture
+def owner(chat: Installation) -> psutil.Process:
+    """The worker that will own the user and die."""
+    return chat.workers()[0]
+
+
+@pytest.fixture
+def reader(chat: Installation, owner: psutil.Process, name: str) -> Iterator[Person]:
+    """The user, served by the owner, in front of the other worker."""
+    with chat.person(name, owner) as person:
+        person.connect(server={"name": "till"})
+    with chat.person(name, chat.workers()[1]) as person:
+        yield person
+
+
+def spoken(frames: Iterator[Frame], text: str) -> None:
+    """Read a stream until the model has said this much."""
+    said = ""
+    while said != text:
+        event, data = next(frames)
+        assert event == "token", data
+        said += data["content"]
+
+
+def rest_of(frames: Iterator[Frame]) -> tuple[list[str], str]:
+    """Read a stream to its end: the names of its frames, and its text."""
+    found = list(frames)
+    return [event for event, _ in found], "".join(
+        data["content"] for event, data in found if event == "token"
+    )
+
+
+def told(person: Person) -> list[tuple[str, str]]:
+    """Who said what."""
+    return [(message["role"], message["content"]) for message in person.history()]
+
+
+def test_an_answer_that_was_broken_off_is_void_and_given_once_more(
+    chat: Installation, owner: psutil.Process, reader: Person, model: ModelServer
+) -> None:
+    model.will(Reply(text="one two three", hang_after=3))
+    with reader.streaming("count") as frames:
+        spoken(frames, "one two")
+        assert owner in chat.talking_to_the_model()
+        owner.kill()
+        event, data = next(frames)
+        assert event == "discard"
+        assert set(data) == {"turn_id", "after"}
+        names, text = rest_of(frames)
+    assert names[-1] == "final"
+    assert text == "1 messages, the last from user: count"
+    assert told(reader) == [("user", "count"), ("assistant", text)]
+    assert reader.history()[-1]["metadata"] == {}
+    assert len(model.requests) == 2
+
+
+@pytest.mark.slow
+def test_what_has_killed_two_owners_is_given_up_and_its_text_kept(
+    chat: Installation, owner: psutil.Process, reader: Person, model: ModelServer
+) -> None:
+    model.will(Reply(text="one two three", hang_after=3), Reply(text="four five six", hang_after=3))
+    reading = chat.workers()[1]
+    with reader.streaming("count", message_id="twice") as frames:
+        spoken(frames, "one two")
+        owner.kill()
+        assert next(frames)[0] == "discard"
+        spoken(frames, "four five")
+        assert chat.talking_to_the_model() == [reading]
+        reading.kill()
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(frames)
+    with chat.person(reader.name) as again:
+        response = again.post("chat", message="count", message_id="twice")
+        assert response.status_code == 503
+        assert "interrupted" in response.json()["detail"]
+        assert told(again) == [("user", "count"), ("assistant", "four five")]
+        assert again.history()[-1]["metadata"] == {"interrupted": True}
+        assert again.say("go on")["response"] == "3 messages, the last from user: go on"
+
+
+def test_a_call_whose_outcome_is_unknown_is_never_made_again(
+    owner: psutil.Process, reader: Person, model: ModelServer, till: Till
+) -> None:
+    model.will(Reply(text="Charging.", calls=[("till__charge", {})]))
+    with reader.streaming("pay") as frames:
+        assert [next(frames)[0] for _ in range(2)] == ["token", "tool_start"]
+        wait_until(lambda: till.calls, "the call has arrived")
+        owner.kill()
+        found = list(frames)
+    assert [event for event, _ in found] == ["tool_error", "error"]
+    assert "till__charge" in found[-1][1]["error"]
+    assert found[-1][1]["recoverable"] is True
+    assert till.calls == ["charge"]
+    assert [role for role, _ in told(reader)] == ["user", "assistant", "tool"]
+    kept = reader.history()[-1]
+    assert kept["status"] == "error"
+    assert kept["metadata"] == {"interrupted": True, "outcome": "unknown"}
+    assert len(model.requests) == 1
+    assert reader.say("was it charged?")["response"].startswith("4 messages")
+    assert till.calls == ["charge"]
+
+
+@pytest.mark.slow
+def test_a_call_that_the_operator_has_declared_safe_is_made_again(
+    owner: psutil.Process, reader: Person, model: ModelServer, till: Till
+) -> None:
+    model.will(Reply(calls=[("till__look", {})]), Reply(text="Seen."))
+    with reader.streaming("look") as frames:
+        assert next(frames)[0] == "tool_start"
+        wait_until(lambda: till.calls, "the call has arrived")
+        owner.kill()
+        wait_until(lambda: till.calls == ["look"] * 2, "it was made again", seconds=RECOVERY_SECONDS)
+        till.go.set()
+        names, text = rest_of(frames)
+    assert names == ["tool_start", "tool_end", "token", "final"]
+    assert text == "Seen."
+    assert [role for role, _ in told(reader)] == ["user", "assistant", "tool", "assistant"]
+
+
+@pytest.mark.slow
+def test_a_turn_whose_reader_dies_with_its_owner_goes_on_unasked(
+    chat: Installation, owner: psutil.Process, model: ModelServer, name: str
+) -> None:
+    model.will(Reply(text="one two three", hang_after=3))
+    with chat.person(name, owner) as person, chat.person(name, chat.workers()[1]) as witness:
+        person.connect()
+        with person.streaming("count") as frames:
+            spoken(frames, "one two")
+            owner.kill()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(frames)
+        wait_until(lambda: len(model.requests) == 2, "the model is asked again", seconds=RECOVERY_SECONDS)
+        wait_until(lambda: len(told(witness)) == 2, "the answer is in the history")
+        assert told(witness)[-1] == ("assistant", "1 messages, the last from user: count")
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_stopped_for_a_while_cannot_write_any_more(
+    chat: Installation, owner: psutil.Process, reader: Person, model: ModelServer
+) -> None:
+    model.will(Reply(text="one two three four", pause=0.5))
+    with reader.streaming("count") as frames:
+        spoken(frames, "one two")
+        owner.suspend()
+        try:
+            assert next(frames)[0] == "discard"
+            names, text = rest_of(frames)
+        finally:
+            owner.resume()
+    assert names[-1] == "final"
+    assert told(reader) == [("user", "count"), ("assistant", text)]
+    with chat.person(reader.name, owner) as back:
+        assert back.say("go on")["response"] == "3 messages, the last from user: go on"
+        assert told(back) == told(reader)
+
+
+@pytest.mark.slow
+def test_a_deploy_breaks_no_turn(
+    chat: Installation, owner: psutil.Process, reader: Person, model: ModelServer, till: Till
+) -> None:
+    model.will(Reply(text="one two three", hang_after=3))
+    before = chat.workers()
+    with reader.streaming("count", message_id="long") as frames:
+        spoken(frames, "one two")
+        chat.master().send_signal(signal.SIGHUP)
+        found = list(frames)
+    assert found[-1][0] == "reconnect"
+    wait_until(lambda: not set(before) & set(chat.workers()), "all workers are new", seconds=40)
+    with chat.person(reader.name) as again:
+        with again.streaming("count", message_id="long") as frames:
+            names, _ = rest_of(frames)
+        assert names[-1] == "final"
+        assert told(again) == [("user", "count"), ("assistant", "1 messages, the last from user: count")]
+        assert again.history()[-1]["metadata"] == {}
