@@ -398,12 +398,20 @@ class Actor:
 
     async def _delete(self, session_id: str) -> SessionDeleted:
         """Delete a session; if it is the connected one, a new one takes its place."""
+        await self._drop_waiting(session_id)
         existed = await self._erase(session_id)
         config = await self._equipment.config()
         if config and config.session_id == session_id:
             existed = True
             await self._equipment.rename_session(replace(config, session_id=new_id()))
         return SessionDeleted(existed=existed)
+
+    async def _drop_waiting(self, session_id: str) -> None:
+        """End messages that came behind a deletion: they would begin the session anew."""
+        for command in self._docket.waiting:
+            if isinstance(command, Send) and command.session_id == session_id:
+                self._docket.drop(command)
+                await self._docket.end(command.id, failed(Interrupted("The conversation was deleted.")))
 
     async def _erase(self, session_id: str, stopped: Collection[str] = ()) -> bool:
         """Take a session and all that was said in it out of record and log; tell whether there was one.

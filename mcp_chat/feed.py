@@ -192,4 +192,4 @@ def unbroken(place: str, entries: Sequence[Entry]) -> bool:
 
 def last_of(note: str) -> str:
     """Return the id of the last entry that a ring carries: its last line but one."""
-    return note.rsplit("\n", 2)[-2]
+    return note.rsplit("\n", 2)[-2] if "\n" in note else START

@@ -126,14 +126,19 @@ class EventWriter:
             try:
                 if not self._held():
                     raise StoreUnavailable
-                await self._log.append(self._lease.user, self._lease.epoch, entries)
+                await self._put(entries)
                 return self._deliver(self._lease.user, entries)
-            except Forgotten:
-                await self._regain()
             except StoreUnavailable:
                 if time.monotonic() > deadline:
                     raise
                 await anyio.sleep(0.2)
+
+    async def _put(self, entries: list[Entry]) -> None:
+        try:
+            await self._log.append(self._lease.user, self._lease.epoch, entries)
+        except Forgotten:
+            await self._regain()
+            await self._log.append(self._lease.user, self._lease.epoch, entries)
 
 
 def merged(batch: list[tuple[str, Event]]) -> list[tuple[str, Event]]:

@@ -6,11 +6,22 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 Frame = tuple[str, dict[str, Any]]
+
+SILENCE = 10.0
+"""Seconds after which a test that follows events will not hear any more."""
+
+
+class Event(NamedTuple):
+    """A frame with its place in the log."""
+
+    id: str
+    name: str
+    data: dict[str, Any]
 
 
 class Person:
@@ -40,6 +51,11 @@ class Person:
         """Post to the dialect, as this user."""
         return self.http.post(f"/llmchat/{path}", json={"user_id": self.name, **body})
 
+    def keyed(self, path: str, key: str, **body: Any) -> httpx.Response:
+        """Post with an id of the request's own."""
+        content = {"user_id": self.name, **body}
+        return self.http.post(f"/llmchat/{path}", json=content, headers={"idempotency-key": key})
+
     def get(self, path: str) -> httpx.Response:
         """Get from the dialect; `{me}` in the path stands for the user."""
         return self.http.get(f"/llmchat/{path.format(me=self.name)}")
@@ -66,11 +82,31 @@ class Person:
     @contextmanager
     def streaming(self, message: str, **body: Any) -> Iterator[Iterator[Frame]]:
         """Chat with streaming; leaving the context hangs up."""
+        with self.sending(message, **body) as events:
+            yield ((event.name, event.data) for event in events)
+
+    @contextmanager
+    def sending(self, message: str, *, key: str = "", **body: Any) -> Iterator[Iterator[Event]]:
+        """Chat with streaming, and see the places of the frames; leaving the context hangs up."""
         content = {"user_id": self.name, "message": message, "streaming": True, **body}
-        with self.http.stream("POST", "/llmchat/chat", json=content) as response:
+        headers = {"idempotency-key": key} if key else {}
+        with self.http.stream("POST", "/llmchat/chat", json=content, headers=headers) as response:
             assert response.status_code == 200, response.read()
             assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-            yield frames(response.iter_text())
+            yield events(response.iter_text())
+
+    @contextmanager
+    def following(self, **query: str) -> Iterator[Iterator[Event]]:
+        """Follow the user's events; `last_event_id` is a header. Leaving the context hangs up."""
+        last = query.pop("last_event_id", None)
+        headers = {"last-event-id": last} if last else {}
+        timeout = httpx.Timeout(60, read=SILENCE)
+        with self.http.stream(
+            "GET", "/llmchat/events", params=query, headers=headers, timeout=timeout
+        ) as response:
+            assert response.status_code == 200, response.read()
+            assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+            yield events(response.iter_text())
 
     def history(self, query: str = "") -> list[dict[str, Any]]:
         """Return the messages of the conversation."""
@@ -82,6 +118,11 @@ class Person:
 
 def frames(chunks: Iterator[str]) -> Iterator[Frame]:
     """Parse a stream as the contract's client does: frames end with an empty line, LF only."""
+    return ((event.name, event.data) for event in events(chunks))
+
+
+def events(chunks: Iterator[str]) -> Iterator[Event]:
+    """Parse a stream with the ids of its frames."""
     rest = ""
     for chunk in chunks:
         rest += chunk
@@ -89,5 +130,5 @@ def frames(chunks: Iterator[str]) -> Iterator[Frame]:
         for block in whole:
             fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
             if "event" in fields:
-                yield fields["event"], json.loads(fields["data"])
+                yield Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
     assert not rest, "the stream ended within a frame"

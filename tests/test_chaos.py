@@ -19,8 +19,8 @@ def clean(report: Report) -> Report:
 
 @pytest.mark.timeout(180)
 def test_two_workers_keep_every_promise_whatever_breaks(tmp_path: Path) -> None:
-    report = clean(run(Plan(operations=200, seed=4, workers=2, users=12), tmp_path))
-    assert report.acknowledged > 150
+    report = clean(run(Plan(operations=120, seed=4, workers=2, users=12), tmp_path))
+    assert report.acknowledged > 90
     assert report.faults
 
 
@@ -43,4 +43,6 @@ def test_a_worker_without_fences_has_none_left() -> None:
 @pytest.mark.timeout(600)
 def test_the_judge_notices_when_fencing_is_off(tmp_path: Path) -> None:
     plan = Plan(operations=600, seed=6, workers=3, users=16, nemesis=("stop", "hole-one"), env=unfenced.ENV)
-    assert run(plan, tmp_path).violations
+    found = run(plan, tmp_path).violations
+    assert any("ends in the log" in violation for violation in found), found
+    assert any("was charged 2 times" in violation for violation in found), found

@@ -517,7 +517,7 @@ async def test_an_archive_that_is_closed_has_written_what_it_took_and_accepts_no
 # What is forgotten
 
 
-async def test_a_session_is_deleted_with_its_commands_that_have_ended(archive: Archive, name: str) -> None:
+async def test_a_session_is_deleted_with_its_commands(archive: Archive, name: str) -> None:
     await archive.next_epoch(name, 1)
     commands: list[tuple[str, Command]] = [
         (name, send(id="ended")),
@@ -536,7 +536,10 @@ async def test_a_session_is_deleted_with_its_commands_that_have_ended(archive: A
     assert await archive.accepted(name, "ended")
     await archive.delete_session(name, "s", epoch=5)
     assert await archive.accepted(name, "ended") is None
-    assert await texts(archive, name) == ["open"]
+    stopped = await archive.accepted(name, "open")
+    assert stopped
+    assert stopped.outcome == Failed(code="interrupted", text="The conversation was deleted.")
+    assert await texts(archive, name) == []
     for user, command_id in ((name, "other"), (name, "deletion"), (f"{name}2", "ended")):
         assert await archive.accepted(user, command_id)
 

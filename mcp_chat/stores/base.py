@@ -147,7 +147,10 @@ class EventLog(Protocol):
         ...
 
     async def read_many(self, places: Mapping[str, str], *, limit: int = 1000) -> dict[str, list[Entry]]:
-        """Return the entries behind a place of each of several users', in one go."""
+        """Return the entries behind a place of each of several users', in one go.
+
+        A user is missing whose part of the store does not answer.
+        """
         ...
 
     async def end(self, user: str) -> str:

@@ -43,9 +43,10 @@ class GatewayHistory:
         if not (keys := keys_of(user_id)):
             return []
         with translated():  # as bytes: they may be no UTF-8
-            values = [await self._redis.execute_command("GET", key, NEVER_DECODE=True) for key in keys]
+            # one by one: a cluster may have them in different places; MGET passes a key of another type over
+            found = [await self._redis.execute_command("MGET", key, NEVER_DECODE=True) for key in keys]
         messages: list[Message] = []
-        for key, value in zip(keys, values, strict=True):
+        for key, value in zip(keys, (values[0] for values in found), strict=True):
             if value is not None:
                 messages += await self._parsed(key, value, user_id)
         return messages

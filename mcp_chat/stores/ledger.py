@@ -15,7 +15,8 @@ from sqlalchemy import Table, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_chat.commands import Command
-from mcp_chat.events import FINAL, Final
+from mcp_chat.events import FINAL, Failed, Final
+from mcp_chat.exceptions import Interrupted
 from mcp_chat.message import ID, now
 from mcp_chat.stores.base import Accepted, Addition
 from mcp_chat.stores.committer import Committer
@@ -27,6 +28,9 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Key = tuple[str, str]
 """A user's key and a command's id."""
+
+DELETED = Failed(code=Interrupted.code, text="The conversation was deleted.")
+"""The outcome of a message in a session that was deleted before its owner could stop it."""
 
 REMEMBERED = timedelta(days=7)
 """How long it is known how a command ended."""
@@ -231,6 +235,13 @@ class SQLLedger(ABC):
 def ended_in(user: str, session_id: str) -> tuple[Any, ...]:
     """Return what holds for the commands of a session that have ended."""
     return _of.user_key == user, _of.session_id == session_id, _of.outcome.is_not(None)
+
+
+def stopped_in(user: str, session_id: str) -> Any:
+    """Return the statement that ends a session's messages which wait for an answer: it is deleted."""
+    how = FINAL.dump_json(DELETED).decode()
+    ended = update(chat_command).values(outcome=how, body=None, ended_at=now())
+    return ended.where(*_open(user), _of.session_id == session_id)
 
 
 def _open(user: str) -> tuple[Any, ...]:

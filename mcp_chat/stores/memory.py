@@ -46,7 +46,11 @@ class MemoryLeases:
         return self._leases[user]
 
     async def renew(self, lease: Lease) -> bool:
-        return self._leases.setdefault(lease.user, lease) == lease
+        if self._leases.setdefault(lease.user, lease) != lease:
+            return False
+        self._epochs.setdefault(lease.user, lease.epoch)
+        self._users[lease.worker].add(lease.user)
+        return True
 
     async def release(self, lease: Lease) -> None:
         if self._leases.get(lease.user) == lease:

@@ -16,6 +16,7 @@ Keys, with `u` the user's key in literal braces so that a user's keys share one 
     worker:sessions:{w}           set     users that the worker has claimed
     worker:bell:{w}               channel rung for commands, with the user as note
     workers                       zset    workers by the end of their last beat
+    workers:leaving               set     workers that take no users any more
     workers:bell                  channel rung when a worker has died, with its id as note
 
 The scripts in `lua/` say what each does with its keys. Every key has a time to live.
@@ -71,16 +72,21 @@ class RedisLeases:
         return None if epoch is None else Lease(user=user, worker=str(worker or ""), epoch=int(epoch))
 
     async def claim(self, user: str, worker: str, *, floor: int, seen: Lease | None) -> Lease | None:
-        with translated():  # before the claim: there must be none that the set does not have
-            await self._redis.sadd(_users_key(worker), user)
-            await self._redis.expire(_users_key(worker), DAY)
+        await self._note(worker, user)
         args = (seen.epoch if seen else 0, worker, floor, DAY * 1000)
         epoch = int(await self._scripts.run("claim", [owner_key(user)], args))
         return Lease(user=user, worker=worker, epoch=epoch) if epoch else None
 
     async def renew(self, lease: Lease) -> bool:
+        await self._note(lease.worker, lease.user)
         args = (lease.worker, lease.epoch, DAY * 1000)
         return bool(await self._scripts.run("renew", [owner_key(lease.user)], args))
+
+    async def _note(self, worker: str, user: str) -> None:
+        """Put a user into the worker's set, before the lease says so: there must be none that is missing."""
+        with translated():
+            await self._redis.sadd(_users_key(worker), user)
+            await self._redis.expire(_users_key(worker), DAY)
 
     async def release(self, lease: Lease) -> None:
         if not await self._scripts.run("release", [owner_key(lease.user)], [lease.epoch]):
@@ -91,9 +97,8 @@ class RedisLeases:
     async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
         with translated():
             await self._redis.set(f"worker:{worker}", "1", px=int(ttl * 1000))
-            if not taking:
-                await self._redis.zrem("workers", worker)
-                return
+            await (self._redis.srem if taking else self._redis.sadd)("workers:leaving", worker)
+            await self._redis.expire("workers:leaving", DAY)
         await self._scripts.run("beat", ["workers"], [worker, int(ttl * 1000), DAY])
 
     async def alive(self, worker: str) -> bool:
@@ -101,7 +106,10 @@ class RedisLeases:
             return bool(worker) and bool(await self._redis.exists(f"worker:{worker}"))
 
     async def workers(self) -> list[str]:
-        return list(await self._scripts.run("workers", ["workers"], ["alive"]))
+        alive = await self._scripts.run("workers", ["workers"], ["alive"])
+        with translated():
+            leaving = await self._redis.smembers("workers:leaving")
+        return [worker for worker in alive if worker not in leaving]
 
     async def silent(self) -> list[str]:
         return list(await self._scripts.run("workers", ["workers"], ["silent"]))
@@ -114,6 +122,7 @@ class RedisLeases:
         with translated():
             await self._redis.delete(f"worker:{worker}")
             await self._redis.zrem("workers", worker)
+            await self._redis.srem("workers:leaving", worker)
             await self._redis.expire(_users_key(worker), FORGOTTEN)
 
     async def lock(self, user: str, token: str, ttl: float) -> bool:
@@ -202,13 +211,17 @@ class RedisLog:
             commands = [("XRANGE", _log_key(u), f"({p}", "+", "COUNT", limit) for u, p in places.items()]
             found = await execute_many(self._redis, commands)
         answers = zip(places, found, strict=True)
-        return {user: _entries(_texts(rows)) for user, rows in answers if not isinstance(rows, Exception)}
+        return {user: _entries(_texts(rows)) for user, rows in answers if not _away(rows)}
 
     async def end(self, user: str) -> str:
-        with translated():
-            if not await self._redis.exists(_log_key(user)):
-                return START
+        try:
             return str((await self._redis.xinfo_stream(_log_key(user)))["last-generated-id"])
+        except ResponseError as error:
+            if "no such key" in str(error):
+                return START
+            raise failed(error) from error
+        except (RedisError, OSError) as error:
+            raise failed(error) from error
 
     def heard(self, note: str) -> list[Entry]:
         lines = note.split("\n")
@@ -223,6 +236,13 @@ class RedisLog:
     async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
         keys = [owner_key(user), _log_key(user), _inbox_key(user)]
         await self._scripts.run_fenced("retire", keys, [epoch, seconds])
+
+
+def _away(answer: Any) -> bool:
+    """Tell whether a node of a cluster did not answer; a bug is raised as what it is."""
+    if isinstance(answer, BaseException) and not isinstance(answer, RedisError | OSError):
+        raise answer
+    return isinstance(answer, BaseException)
 
 
 def _texts(found: Any) -> list[tuple[str, dict[str, str]]]:

@@ -25,7 +25,7 @@ from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
 from mcp_chat.stores.committer import Committer
 from mcp_chat.stores.database import VERSION_TABLE, driver_url, newest_revision, prepare_sqlite, translated
-from mcp_chat.stores.ledger import Entry, Result, SQLLedger, ended_in
+from mcp_chat.stores.ledger import Entry, Result, SQLLedger, ended_in, stopped_in
 from mcp_chat.stores.rows import (
     attachment_rows,
     changed,
@@ -444,6 +444,7 @@ class SQLArchive(SQLLedger):
             gone = await connection.execute(delete(chat_session).where(*_named(user, session_id)))
             await connection.execute(delete(chat_message).where(*_of(chat_message, user, session_id)))
             await connection.execute(delete(chat_command).where(*ended_in(user, session_id)))
+            await connection.execute(stopped_in(user, session_id))
             mine = select(chat_attachment.c.upload_id).where(*_of(chat_attachment, user, session_id))
             had = list((await connection.execute(mine)).scalars())
             await connection.execute(delete(chat_attachment).where(*_of(chat_attachment, user, session_id)))

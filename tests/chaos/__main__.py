@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos import unfenced
 from tests.chaos.run import Plan, judge, run
 
 
@@ -26,6 +27,7 @@ def main() -> int:
         workers=options.workers,
         users=options.users,
         nemesis=wanted,
+        env=unfenced.ENV if options.unfenced else {},
     )
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     sys.stdout.write(f"seed: {plan.seed}\njournals: {folder}\n")
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         default="all",
         help="faults or kinds of faults with commas: kill, stop, reload, redis, network, none (default: all)",
     )
+    parser.add_argument("--unfenced", action="store_true", help="let every epoch write: violations must show")
     parser.add_argument("--judge", type=Path, help="only judge the journals in this directory")
     return parser
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mcp_chat.events import order
 from tests.chaos import model
-from tests.chaos.journal import Call, Frame, Held, Kept, Left, Logged, Odd, Record, Sent, Shown, View
+from tests.chaos.journal import Call, Frame, Held, Kept, Left, Logged, Lost, Odd, Record, Sent, Shown, View
 
 FRAMES: Final = {
     "text_delta": "token",
@@ -33,7 +33,11 @@ HAPPENING: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All records of a run, each kind in its order."""
+    """All records of a run, each kind in its order.
+
+    Attributes:
+        lives: By user and id of an entry, how often Redis had lost everything before.
+    """
 
     sent: list[Sent] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
@@ -41,6 +45,7 @@ class Evidence:
     odd: list[Odd] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     logs: dict[str, list[Logged]] = field(default_factory=lambda: defaultdict(list))
+    lives: dict[tuple[str, str], int] = field(default_factory=dict)
     held: list[Held] = field(default_factory=list)
     kept: dict[str, list[Kept]] = field(default_factory=lambda: defaultdict(list))
     shown: list[Shown] = field(default_factory=list)
@@ -48,7 +53,7 @@ class Evidence:
     @classmethod
     def of(cls, records: Iterable[Record]) -> Evidence:
         """Sort records by what they are."""
-        evidence = cls()
+        evidence, life = cls(), 0
         for record in records:
             match record:
                 case Sent():
@@ -63,6 +68,9 @@ class Evidence:
                     evidence.calls.append(record)
                 case Logged():
                     evidence.logs[record.user].append(record)
+                    evidence.lives[record.user, record.id] = life
+                case Lost():
+                    life += 1
                 case Held():
                     evidence.held.append(record)
                 case Kept():
@@ -157,7 +165,8 @@ def recorded(evidence: Evidence) -> Iterator[str]:
         least, most = int(sent.acked is not None), int(not sent.refused)
         if not least <= times <= most:
             what = "acknowledged" if sent.acked else "refused" if sent.refused else "sent"
-            yield f"{sent.user}: {sent.op} was {what} and is in the history {times} times."
+            end = f", ended as {sent.end!r}" if sent.end else ""
+            yield f"{sent.user}: {sent.op} was {what}{end} and is in the history {times} times."
 
 
 def in_order(evidence: Evidence) -> Iterator[str]:
@@ -224,14 +233,18 @@ def _is_of(frame: Frame, entry: Logged) -> bool:
 
 
 def _missed(view: View, evidence: Evidence) -> Iterator[str]:
-    """Yield what the log has between a view's first and last frame, and the view has not."""
+    """Yield what the log has between a view's first and last frame, and the view has not.
+
+    What was lost with Redis may be missing; if text is, then `final` tells whether it was taken back.
+    """
     if not view.frames or _is_told_afterwards(view):
         return
     have = {frame.id for frame in view.frames}
     first = order(view.frames[0].id if not view.turn and not view.after else view.after or "0-0")
     last = order(view.frames[-1].id)
     for entry in _theirs(view, evidence):
-        if first < order(entry.id) < last and entry.id not in have:
+        lost = evidence.lives[view.user, entry.id] < evidence.lives.get((view.user, view.frames[-1].id), 0)
+        if first < order(entry.id) < last and entry.id not in have and not lost:
             yield f"{entry.id} ({entry.event['type']}) was not seen"
 
 
@@ -311,19 +324,21 @@ def closed(evidence: Evidence) -> Iterator[str]:
 
 
 def ended(evidence: Evidence) -> Iterator[str]:
-    """Every turn that was taken has one end, in time."""
-    ends = Counter(
-        (user, entry.command)
-        for user, log in evidence.logs.items()
-        for entry in log
-        if entry.event["type"] in FINALS
-    )
+    """Every turn that was taken has one end, in time. When the log was lost, a new one may tell it again."""
     for sent in evidence.sent:
-        times = ends[sent.user, sent.message_id]
-        if times > 1:
-            yield f"{sent.user}: the turn {sent.message_id} has {times} ends in the log."
+        log = evidence.commands[sent.user, sent.message_id]
+        ends = [entry for entry in log if entry.event["type"] in FINALS]
+        lives = {evidence.lives[end.user, end.id] for end in ends}
+        if len(ends) > len(lives) or len({_how(end) for end in ends}) > 1:
+            how = ", ".join(f"{end.id} ({_how(end)})" for end in ends)
+            yield f"{sent.user}: the turn {sent.message_id} has {len(ends)} ends in the log: {how}."
         if sent.acked is not None and not sent.end:
             yield f"{sent.user}: the turn {sent.message_id} was taken, and its end was not told in time."
+
+
+def _how(end: Logged) -> str:
+    event = end.event
+    return f"failed, {event['code']}" if event["type"] == "failed" else f"stopped: {event['stopped']}"
 
 
 # 6. After a disconnect

@@ -149,6 +149,7 @@ class Asking:
                 await self._taken(response)
             else:
                 await response.aread()
+                self._whole = False  # a stream tells a turn that failed from a worker that does
                 self._not_taken(response, doubted=doubted)
 
     async def _taken(self, response: httpx.Response) -> None:
@@ -418,12 +419,13 @@ class User:
             await self._connect()
 
     async def _until(self, path: str, **body: Any) -> Any:
-        """Post until the answer is good, and return it."""
-        key = f"{path}-{self._random.getrandbits(48):012x}"
+        """Post until the answer is good, and return it; a key is used again until there is any answer."""
+        key = self._new_key(path)
         end = now() + 2 * PATIENCE
         while now() < end:
             with contextlib.suppress(*BROKEN):
                 response = await self._door.post(path, key=key, **body)
+                key = self._new_key(path)
                 if response.status_code == 200:
                     return response.json()
                 if response.status_code not in (429, 503):
@@ -431,6 +433,9 @@ class User:
             await asyncio.sleep(self._random.uniform(*PAUSE))
         self._odd(f"{path} had no good answer for {2 * PATIENCE:g} s")
         raise Hopeless
+
+    def _new_key(self, path: str) -> str:
+        return f"{path}-{self._random.getrandbits(48):012x}"
 
     def _odd(self, what: str) -> None:
         self._journal.write(Odd(user=self._door.user, what=what))

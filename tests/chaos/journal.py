@@ -117,6 +117,13 @@ class Logged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Here Redis lost all that it had; what comes is a new log."""
+
+    kind: Literal["lost"] = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """A user's lease, as it was found."""
 
@@ -157,7 +164,7 @@ class Fault:
     kind: Literal["fault"] = "fault"
 
 
-Record = Sent | View | Left | Odd | Call | Logged | Held | Kept | Shown | Fault
+Record = Sent | View | Left | Odd | Call | Logged | Lost | Held | Kept | Shown | Fault
 
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 

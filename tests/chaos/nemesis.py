@@ -188,12 +188,12 @@ class Nemesis:
         return ""
 
     async def _lose(self) -> str:
-        await self._tail.look_and(("CLIENT", "PAUSE", 10_000))
+        await self._tail.look_and_lose(("CLIENT", "PAUSE", 10_000))
         self._world.valkey.restart(keep=False)
         return ""
 
     async def _flush(self) -> str:
-        await self._tail.look_and(("FLUSHALL",))
+        await self._tail.look_and_lose(("FLUSHALL",))
         return ""
 
     async def _client_kill(self) -> str:

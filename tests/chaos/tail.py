@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from mcp_chat.events import order
 from mcp_chat.stores.redis import owner_key
-from tests.chaos.journal import Held, Journal, Logged
+from tests.chaos.journal import Held, Journal, Logged, Lost
 
 EVERY: Final = 0.05
 BEGINNING: Final = "0-0"
@@ -50,14 +50,14 @@ class Tail:
             self._ask(pipeline)
             self._note(await pipeline.execute())
 
-    async def look_and(self, *last: Sequence[Any]) -> None:
-        """Read what is new and run commands, with nothing in between."""
+    async def look_and_lose(self, command: Sequence[Any]) -> None:
+        """Read what is new and run a command that is the end of it all, with nothing in between."""
         async with self._one_at_a_time, self._redis.pipeline(transaction=True) as pipeline:
             self._ask(pipeline)
-            for command in last:
-                pipeline.execute_command(*command)
-            found = await pipeline.execute()
-            self._note(found[: -len(last)])
+            pipeline.execute_command(*command)
+            *found, _ = await pipeline.execute()
+            self._note(found)
+            self._journal.write(Lost())
 
     def _ask(self, pipeline: Pipeline) -> None:
         for user in self._users:

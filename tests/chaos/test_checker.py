@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos import model
 from tests.chaos.checker import Evidence, spoken, violations
-from tests.chaos.journal import Call, Frame, Held, Kept, Left, Logged, Odd, Record, Sent, Shown, View
+from tests.chaos.journal import Call, Frame, Held, Kept, Left, Logged, Lost, Odd, Record, Sent, Shown, View
 
 TEXT: Final = model.wish("op-1", 3, "charge")
 ANSWER: Final = model.answer(TEXT)
@@ -54,7 +54,7 @@ LOG: Final = [
     logged("2-5", "tool_finished", failed=False),
     logged("2-6", "text_delta", text=SECOND),
     logged("2-7", "message_added"),
-    logged("2-8", "turn_finished"),
+    logged("2-8", "turn_finished", stopped=False),
 ]
 KEPT: Final = [
     message("user", TEXT, "r-q"),
@@ -134,11 +134,14 @@ LATER: Final = replace(
         ([*GOOD, logged("1-9", "text_delta", text="")], "the log has 1-9 behind 2-8"),
         ([*GOOD, logged("2-8", "cancelled")], "the log has 2-8 behind 2-8"),
         ([*GOOD, Held(user="ann", epoch=2, worker="w3")], "the epoch 2 had 2 workers: w2, w3"),
-        (changed(KEPT[0]), "op-1 was acknowledged and is in the history 0 times"),
-        ([*GOOD, message("user", TEXT, "x-q")], "op-1 was acknowledged and is in the history 2 times"),
+        (changed(KEPT[0]), "op-1 was acknowledged, ended as 'final' and is in the history 0 times"),
+        (
+            [*GOOD, message("user", TEXT, "x-q")],
+            "op-1 was acknowledged, ended as 'final' and is in the history 2 times",
+        ),
         (
             changed(SENT, replace(SENT, acked=None, refused=True)),
-            "op-1 was refused and is in the history 1 times",
+            "op-1 was refused, ended as 'final' and is in the history 1 times",
         ),
         (
             [LATER, message("user", LATER.text, "z-q"), *GOOD],
@@ -169,7 +172,7 @@ LATER: Final = replace(
         ([*GOOD, Call(tool="charge", op="op-1", phase="start", at=5)], "op-1 was charged 2 times"),
         (changed(KEPT[2]), "the call c has 0 results"),
         ([*GOOD, KEPT[2]], "the call c has 2 results"),
-        ([*GOOD, logged("2-9", "failed")], "the turn m-1 has 2 ends in the log"),
+        ([*GOOD, logged("2-9", "failed", code="x")], "the turn m-1 has 2 ends in the log"),
         (changed(SENT, replace(SENT, end="")), "its end was not told in time"),
         (changed(LEFT, replace(LEFT, problems=["a worker chats"])), "after a disconnect a worker chats"),
         ([*GOOD, Call(tool="look", op="op-1", phase="start", at=11)], "look was called for op-1 after a"),
@@ -190,6 +193,15 @@ def test_what_happens_after_the_next_connect_is_right() -> None:
         logged("3-1", "turn_started", "m-2", session_id="s"),
     ]
     assert judged(*GOOD, *again) == []
+
+
+def test_a_log_that_was_lost_may_be_told_again_with_the_same_end() -> None:
+    again = logged("2-9", "turn_finished", stopped=False)
+    assert judged(*GOOD, Lost(), again) == []
+    assert any(
+        "2 ends" in each
+        for each in judged(*GOOD, Lost(), replace(again, event={**again.event, "stopped": True}))
+    )
 
 
 def test_a_call_that_may_be_repeated_may_be() -> None:

@@ -1,0 +1,499 @@
+"""Ownership as a model: workers that are stopped, killed and cut off at any await, in virtual time."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from mcp_chat.commands import Cancel, Disconnect, Send
+from mcp_chat.events import (
+    Discarded,
+    Disconnected,
+    Entry,
+    Failed,
+    HandedOver,
+    MessageAdded,
+    TextDelta,
+    TurnFinished,
+    TurnStarted,
+    is_final,
+    order,
+)
+from mcp_chat.feed import Gap
+from mcp_chat.stores.base import START
+from tests.simulation import Asked, Process, World
+
+USERS = ("ann", "bob")
+SESSIONS = ("s", "t")
+PLANS = ("3", "2 once 2", "2 safe 2", "1 once,safe 1 once 2", "0 once 1")
+CI = bool(os.environ.get("CI"))
+
+Violations = Iterator[str]
+
+
+# What must hold at every moment
+
+
+def rising(world: World) -> Violations:
+    """Entries rise in epoch and number, whatever the store has lost, and each epoch has one worker."""
+    for user, logged in world.journal.logged.items():
+        for before, after in pairwise(logged):
+            if order(before.entry.id) >= order(after.entry.id):
+                yield f"{user}: {after.entry.id} of {after.worker} behind {before.entry.id} of {before.worker}"
+        owners = defaultdict(set)
+        for each in logged:
+            owners[order(each.entry.id)[0]].add(each.worker)
+        yield from (f"{user}: epoch {epoch} of {names}" for epoch, names in owners.items() if len(names) > 1)
+
+
+def one_at_a_time(world: World) -> Violations:
+    """In one epoch a session's turns follow each other."""
+    for user, logged in world.journal.logged.items():
+        sessions: dict[str, str] = {}
+        running: dict[tuple[int, str], str] = {}
+        for each in logged:
+            entry, epoch = each.entry, order(each.entry.id)[0]
+            if isinstance(entry.event, TurnStarted):
+                sessions[entry.command_id] = entry.event.session_id
+            if entry.command_id not in sessions:
+                continue
+            place = epoch, sessions[entry.command_id]
+            if isinstance(entry.event, HandedOver) or is_final(entry.event):
+                if running.get(place) == entry.command_id:
+                    del running[place]
+            elif running.setdefault(place, entry.command_id) != entry.command_id:
+                yield f"{user}: {entry.command_id} runs beside {running[place]} in {place}"
+
+
+def one_end(world: World) -> Violations:
+    """No command ends twice."""
+    for user, logged in world.journal.logged.items():
+        ends = Counter(each.entry.command_id for each in logged if is_final(each.entry.event))
+        yield from (f"{user}: {command} has {n} ends" for command, n in ends.items() if n > 1)
+
+
+def nothing_behind_the_end(world: World) -> Violations:
+    """A command that has ended says no more."""
+    for user, logged in world.journal.logged.items():
+        ended: set[str] = set()
+        for each in logged:
+            if each.entry.command_id in ended:
+                yield f"{user}: {each.entry.command_id} goes on with {each.entry}"
+            if is_final(each.entry.event):
+                ended.add(each.entry.command_id)
+
+
+def at_most_once(world: World) -> Violations:
+    """A call is made once, unless its tool is safe."""
+    calls = Counter(called.call_id for called in world.journal.called if called.name != "safe")
+    yield from (f"{call_id} was made {n} times" for call_id, n in calls.items() if n > 1)
+
+
+def read_whole(world: World) -> Violations:
+    """Readers have the log, without a gap that they were not told of, in order and once."""
+    for reading in world.journal.readings:
+        log = [each.entry for each in world.journal.logged[reading.user]]
+        place = {entry.id: n for n, entry in enumerate(log)}
+        at = place.get(reading.after, -1)
+        told = world.journal.flushes > 0 and at < 0
+        for found in reading.found:
+            if isinstance(found, Gap):
+                told = True
+                continue
+            n = place[found.id]
+            if found != log[n] or n <= at or not (told or n == at + 1):
+                yield f"a reader at {reading.process.name} has {found.id} behind {log[at].id if at >= 0 else ''}"
+            at, told = n, False
+
+
+def no_crash(world: World) -> Violations:
+    """Nothing fails in a way nobody has thought of."""
+    yield from world.journal.crashes
+    yield from (str(line) for line in world.logs if line["event"].endswith(".crashed"))
+
+
+def once_in_history(world: World) -> Violations:
+    """No message is in a history twice, or in two of them."""
+    assert world.archive
+    ids = Counter((user, m.id) for (user, _), found in world.archive.messages.items() for m in found.values())
+    yield from (f"{message} is there {n} times" for message, n in ids.items() if n > 1)
+
+
+ALWAYS: tuple[Callable[[World], Violations], ...] = (
+    rising,
+    one_at_a_time,
+    one_end,
+    nothing_behind_the_end,
+    at_most_once,
+    read_whole,
+    no_crash,
+)
+
+
+# What must hold when all is quiet again
+
+
+def all_ended(world: World) -> Violations:
+    """What was accepted has ended, in log and record alike, and waits nowhere."""
+    for user in USERS:
+        finals = {
+            e.entry.command_id: e.entry.event for e in world.journal.logged[user] if is_final(e.entry.event)
+        }
+        for asked in accepted(world, user):
+            end = finals.get(asked.command.id)
+            if end is None:
+                yield f"{user}: {asked.command} has no end"
+            if asked.final and outcome(asked.final) != outcome(end):
+                yield f"{user}: {asked.command.id} ended with {end}, and its sender has {asked.final}"
+            row = world.archive and world.archive.commands.get((user, asked.command.id))
+            if row and outcome(row.outcome) != outcome(end):
+                yield f"{user}: {asked.command.id} ended with {end}, and the record has {row.outcome}"
+        yield from (f"{user}: {waiting} waits" for waiting in world.store.inbox._waiting[user])
+
+
+def outcome(event: Any) -> Any:
+    """Return what counts of an end."""
+    return (event.type, getattr(event, "code", ""), getattr(event, "stopped", "")) if event else None
+
+
+def in_history(world: World) -> Violations:
+    """What was answered is in the history once, and a session's messages are there as they were accepted."""
+    for user in USERS:
+        for session in SESSIONS:
+            sent = [
+                a
+                for a in accepted(world, user)
+                if isinstance(a.command, Send) and a.command.session_id == session
+            ]
+            there = [m.id for m in history(world, user, session) if m.role == "user"]
+            for asked in sent:
+                assert isinstance(asked.command, Send)
+                if there.count(f"{asked.command.run}-q") != 1 and not may_be_missing(world, asked):
+                    yield f"{user}: {asked.command.id} is in the history {there.count(asked.command.run)} times"
+            places = {id_: n for n, id_ in enumerate(there)}
+            for one in sent:
+                for other in sent:
+                    a, b = (places.get(f"{each.command.run}-q") for each in (one, other))  # type: ignore[union-attr]
+                    if None not in (a, b) and one.accepted < other.begun and a > b:  # type: ignore[operator]
+                        yield f"{user}: {one.command.id} stands behind {other.command.id}"
+
+
+def may_be_missing(world: World, asked: Asked) -> bool:
+    """Tell whether a message was stopped before it began, or could not be written."""
+    for each in world.journal.logged[asked.user]:
+        if each.entry.command_id == asked.command.id and is_final(each.entry.event):
+            event = each.entry.event
+            return (isinstance(event, TurnFinished) and event.stopped) or (
+                isinstance(event, Failed) and event.code == "store_unavailable"
+            )
+    return False
+
+
+def gone(world: World) -> Violations:
+    """After an acknowledged disconnect there is nothing more of what was accepted before it."""
+    for asked in world.journal.asked:
+        if not (isinstance(asked.command, Disconnect) and isinstance(asked.final, Disconnected)):
+            continue
+        before = {a.command.id for a in accepted(world, asked.user) if a.accepted < asked.begun}  # type: ignore[operator]
+        for each in world.journal.logged[asked.user]:
+            if each.tick > asked.answered and each.entry.command_id in before:  # type: ignore[operator]
+                yield f"{asked.user}: {each.entry} after the disconnect {asked.command.id}"
+
+
+def read_to_the_end(world: World) -> Violations:
+    """Readers at workers that live have all of the log."""
+    for reading in world.journal.readings:
+        log = world.journal.logged[reading.user]
+        last = [found for found in reading.found if isinstance(found, Entry)]
+        end = last[-1].id if last else reading.after
+        if reading in world.journal.readings and reading.process in world.open and log:
+            if order(end) < order(log[-1].entry.id):
+                yield f"a reader at {reading.process.name} stands at {end} of {log[-1].entry.id}"
+
+
+def text_of(world: World) -> Violations:
+    """What readers were told of a turn, less what was discarded, is what the history has of it."""
+    if world.journal.flushes:
+        return
+    for user in USERS:
+        turns: dict[str, list[Entry]] = defaultdict(list)
+        for each in world.journal.logged[user]:
+            turns[each.entry.command_id].append(each.entry)
+        for entries in turns.values():
+            started = [e.event for e in entries if isinstance(e.event, TurnStarted)]
+            if started:
+                written = history(world, user, started[0].session_id)
+                said = [m.content for m in written if m.id.startswith(f"{started[0].run}-a") and m.content]
+                if heard(entries) != "\n\n".join(said):
+                    yield f"{user}: readers have {heard(entries)!r} of {said}"
+
+
+def heard(entries: list[Entry]) -> str:
+    """Return a turn's text as a reader has it who applies discards."""
+    pieces: list[tuple[str, str]] = []
+    for entry in entries:
+        if isinstance(entry.event, TextDelta):
+            pieces.append((entry.id, entry.event.text))
+        elif isinstance(entry.event, Discarded):
+            after = order(entry.event.after)
+            pieces = [piece for piece in pieces if order(piece[0]) <= after]
+    return "".join(text for _, text in pieces)
+
+
+def told_of_all(world: World) -> Violations:
+    """Each message of a turn was told."""
+    if world.journal.flushes:
+        return
+    for user in USERS:
+        told = {
+            each.entry.event.message.id
+            for each in world.journal.logged[user]
+            if isinstance(each.entry.event, MessageAdded)
+        }
+        for session in SESSIONS:
+            missing = [m.id for m in history(world, user, session) if m.id not in told]
+            yield from (f"{user}: {id_} was not told" for id_ in missing)
+
+
+def history(world: World, user: str, session: str) -> list[Any]:
+    """Return what was recorded in a session."""
+    if world.archive:
+        return list(world.archive.messages[user, session].values())
+    return list(world.store.window._messages.get((user, session), ()))
+
+
+def accepted(world: World, user: str) -> list[Asked]:
+    """Return what was acknowledged, each command once."""
+    found: dict[str, Asked] = {}
+    for asked in world.journal.asked:
+        if asked.user == user and asked.accepted is not None:
+            found.setdefault(asked.command.id, asked)
+    return list(found.values())
+
+
+FINALLY: tuple[Callable[[World], Violations], ...] = (
+    *ALWAYS,
+    all_ended,
+    in_history,
+    gone,
+    read_to_the_end,
+    text_of,
+    told_of_all,
+)
+
+WORKER = st.integers(0, 7)
+SOON = st.integers(0, 40)
+
+
+class Workers(RuleBasedStateMachine):
+    """Users, workers, and what can happen to both."""
+
+    fencing = True
+    archive = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: World
+        self.sends: dict[str, Send] = {}
+        self.owner_of: dict[str, str] = {}
+
+    @initialize(seed=st.integers(0, 2**16), workers=st.integers(2, 3))
+    def begin(self, seed: int, workers: int) -> None:
+        self.world = World(seed=seed, archive=self.archive, fencing=self.fencing)
+        self.world.__enter__()
+        for _ in range(workers):
+            self.world.start()
+        self.world.run(0.1)
+        for n, user in enumerate(USERS):
+            self.world.ask(self.world.workers[n], user, self.world.connect(user))
+        self.world.run(0.2)
+
+    def door(self, number: int) -> Process | None:
+        """Return a worker that takes requests."""
+        doors = self.world.open
+        return doors[number % len(doors)] if doors else None
+
+    # What users do
+
+    @rule(
+        user=st.sampled_from(USERS),
+        session=st.sampled_from(SESSIONS),
+        plan=st.sampled_from(PLANS),
+        worker=WORKER,
+        interrupt=st.integers(0, 4),
+    )
+    def send(self, user: str, session: str, plan: str, worker: int, interrupt: int) -> None:
+        number = len(self.sends)
+        send = Send(
+            id=f"m{number}", run=f"r{number:03}", session_id=session, text=plan, interrupt=interrupt == 0
+        )
+        self.sends[send.id] = send
+        self.owner_of[send.id] = user
+        if door := self.door(worker):
+            self.world.ask(door, user, send)
+        self.world.run(0.001)
+
+    @precondition(lambda self: self.sends)
+    @rule(data=st.data(), worker=WORKER)
+    def send_again(self, data: st.DataObject, worker: int) -> None:
+        send = self.sends[data.draw(st.sampled_from(sorted(self.sends)))]
+        if door := self.door(worker):
+            self.world.ask(door, self.owner_of[send.id], send)
+        self.world.run(0.001)
+
+    @rule(user=st.sampled_from(USERS), session=st.sampled_from([*SESSIONS, None]), worker=WORKER)
+    def cancel(self, user: str, session: str | None, worker: int) -> None:
+        if door := self.door(worker):
+            self.world.ask(door, user, Cancel(session_id=session))
+        self.world.run(0.001)
+
+    @rule(user=st.sampled_from(USERS), worker=WORKER)
+    def connect(self, user: str, worker: int) -> None:
+        if door := self.door(worker):
+            self.world.ask(door, user, self.world.connect(user))
+        self.world.run(0.001)
+
+    @rule(user=st.sampled_from(USERS), worker=WORKER)
+    def disconnect(self, user: str, worker: int) -> None:
+        if door := self.door(worker):
+            self.world.ask(door, user, Disconnect())
+        self.world.run(0.001)
+
+    @rule(user=st.sampled_from(USERS), worker=WORKER, place=st.integers(0, 200))
+    def read(self, user: str, worker: int, place: int) -> None:
+        if door := self.door(worker):
+            places = [START, *(each.entry.id for each in self.world.journal.logged[user])]
+            self.world.read(door, user, places[-1 - place % len(places)])
+
+    # What happens
+
+    @rule(seconds=st.sampled_from([0.02, 0.1, 0.3, 1, 3, 7]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.run(seconds)
+
+    @rule(worker=WORKER, steps=SOON)
+    def stop(self, worker: int, steps: int) -> None:
+        if door := self.door(worker):
+            door.countdown, door.then = steps, door.stop
+
+    @rule()
+    def go_on(self) -> None:
+        for worker in self.world.alive:
+            worker.go_on()
+
+    @rule(worker=WORKER, steps=SOON, reported=st.booleans())
+    def kill(self, worker: int, steps: int, reported: bool) -> None:
+        if door := self.door(worker):
+
+            def die() -> None:
+                door.kill()
+                if reported:
+                    self.world.bury(door)
+
+            door.countdown, door.then = steps, die
+
+    @precondition(lambda self: len(self.world.alive) < 4)
+    @rule()
+    def start(self) -> None:
+        self.world.start()
+        self.world.run(0.05)
+
+    @rule(worker=WORKER)
+    def drain(self, worker: int) -> None:
+        if door := self.door(worker):
+            door.draining.set()
+
+    @rule(lost=st.booleans())
+    def lose_bells(self, lost: bool) -> None:
+        self.world.store.sim_bells.lost = lost
+
+    @rule(part=st.sampled_from(["store", "archive"]), seconds=st.sampled_from([0.1, 1.0, 4.0, 9.0]))
+    def cut(self, part: Any, seconds: float) -> None:
+        self.world.cut(part, seconds)
+
+    @rule(worker=WORKER)
+    def drop_beat(self, worker: int) -> None:
+        self.world.store.sim_leases.drop_beat(f"w{worker % len(self.world.workers)}")
+
+    @precondition(lambda self: self.archive)
+    @rule(user=st.sampled_from(USERS))
+    def drop_lease(self, user: str) -> None:
+        self.world.store.sim_leases.drop_lease(user)
+
+    @precondition(lambda self: self.archive)
+    @rule()
+    def drop_seen(self) -> None:
+        self.world.store.sim_log.seen.clear()
+
+    @precondition(lambda self: self.archive)
+    @rule()
+    def flush(self) -> None:
+        self.world.store.flush()
+
+    # What must hold
+
+    @invariant()
+    def holds(self) -> None:
+        if hasattr(self, "world"):
+            self.judge(ALWAYS)
+
+    def judge(self, rules: tuple[Callable[[World], Violations], ...]) -> None:
+        """Fail with all that does not hold."""
+        found = [f"{each.__name__}: {one}" for each in rules for one in each(self.world)]
+        assert not found, "\n".join(found)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.settle()
+            self.judge(FINALLY)
+        finally:
+            self.world.__exit__()
+
+    def settle(self) -> None:
+        """Let all faults end, and wait until nothing happens any more."""
+        world = self.world
+        world.store.sim_bells.lost = False
+        for worker in world.alive:
+            worker.go_on()
+        world.cut("store", 0)
+        world.cut("archive", 0)
+        if not world.open:
+            world.start()
+        world.run(1)
+        world.until(self.quiet, 90)
+        world.run(3)
+
+    def quiet(self) -> bool:
+        """Tell whether everything has ended."""
+        world = self.world
+        rows = world.archive.commands.values() if world.archive else ()
+        return not any(world.store.inbox._waiting.values()) and all(row.outcome for row in rows)
+
+
+PROFILE = settings(
+    derandomize=not CI,
+    max_examples=400 if CI else 60,
+    stateful_step_count=60 if CI else 30,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+
+TestWorkers = Workers.TestCase
+TestWorkers.settings = PROFILE
