@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         SecretStr(""),
         alias="REDIS_URL",
-        description="Redis or Valkey, redis://host:6379/0. Empty: `mcp-chat serve` starts a private Valkey.",
+        description="redis://host:6379/0, or redis+cluster:// or redis+sentinel://. Empty: a private Valkey.",
     )
     database_url: SecretStr = Field(
         SecretStr(""),

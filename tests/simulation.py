@@ -77,12 +77,26 @@ class _Leap(selectors.DefaultSelector):
         return super().select(0)
 
 
+class _Task(asyncio.Task[Any]):
+    """A task whose place in a set is the same in each run."""
+
+    numbers = itertools.count()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._number = next(self.numbers)
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop in which a pause takes no time."""
 
     def __init__(self) -> None:
         self._leap = _Leap()
         super().__init__(self._leap)
+        self.set_task_factory(lambda loop, work, **options: _Task(work, loop=loop, **options))
 
     def time(self) -> float:
         return self._leap.now
