@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from mcp_chat.api.errors import STATUS
+from mcp_chat.metrics import Metrics
+from mcp_chat.servers import read_servers
 from mcp_chat.settings import Settings
+from mcp_chat.stores.client import open_client
 from tests.conftest import need
 from tests.installation import Installation
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("operations", "scaling", "http-api", "architecture", "history")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -104,7 +108,7 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 def test_each_setting_that_a_page_names_exists() -> None:
     known = {str(field.alias) for field in Settings.model_fields.values()}
     prefixes = r"MCP_CHAT_|LLMCHAT_|JWT_|GUNICORN_|WORKER_|REDIS_|DATABASE_|OLLAMA_"
-    for page in ("README.md", "docs/operations.md", "docs/http-api.md", "docs/architecture.md"):
+    for page in ("README.md", *(f"docs/{name}.md" for name in PAGES)):
         named = set(re.findall(rf"\b(?:{prefixes})[A-Z_]+\b", (ROOT / page).read_text()))
         assert named <= known, f"{page}: {named - known}"
 
@@ -116,14 +120,46 @@ def test_each_status_code_is_documented() -> None:
 
 
 def test_the_documented_servers_file_is_valid(tmp_path: Path) -> None:
-    from mcp_chat.servers import read_servers
-
     [shown] = [text for language, text in blocks("docs/operations.md") if language == "json"]
     path = tmp_path / "servers.json"
     path.write_text(shown)
     servers = read_servers(path, {"GATEWAY_TOKEN": "t"})
     assert servers["gateway"].headers == {"Authorization": "Bearer t"}
     assert servers["time"].transport == "stdio"
+
+
+def test_the_scaling_pages_safe_tools_are_what_the_file_means(tmp_path: Path) -> None:
+    [shown] = [text for language, text in blocks("docs/scaling.md") if language == "json"]
+    path = tmp_path / "servers.json"
+    path.write_text(shown)
+    shop = read_servers(path)["shop"]
+    assert shop.safe_tools == ("find_article",)
+    assert shop.trust_read_only is False
+
+
+def test_each_metric_that_is_to_be_watched_exists() -> None:
+    named = set(re.findall(r"mcp_chat_[a-z_]+", (ROOT / "docs/scaling.md").read_text()))
+    counted = Metrics().text().decode()
+    assert len(named) > 8
+    assert [name for name in named if f"\n{name}" not in counted] == []
+
+
+def test_each_log_line_that_is_to_be_watched_is_written() -> None:
+    (line,) = re.findall(r"The log lines are (.*?),\neach", (ROOT / "docs/scaling.md").read_text(), re.DOTALL)
+    source = "".join(path.read_text() for path in (ROOT / "mcp_chat").glob("*.py"))
+    named = re.findall(r"`([a-z.]+)`", line)
+    assert len(named) > 6
+    assert [event for event in named if f'"{event}"' not in source] == []
+
+
+@pytest.mark.anyio
+async def test_each_form_of_a_redis_url_that_is_shown_is_one() -> None:
+    page = (ROOT / "docs/scaling.md").read_text()
+    urls = re.findall(r"^(redis\S*://\S+)  ", page, re.MULTILINE)
+    assert len(urls) == 3
+    for url in urls:
+        async with open_client(url):
+            pass  # nothing is dialled before the first command
 
 
 def test_the_history_pages_example_runs(
