@@ -118,7 +118,7 @@ class Actor:
                 self._aside = writing
                 async with anyio.create_task_group() as self._tasks:
                     self._equipment = Equipment(self.lease, self._shop, self._tasks)
-                    self._turns = Turns(self._tasks, self._turn, self._ended, self._shop.metrics)
+                    self._turns = Turns(self._tasks, self._turn, self._shop.metrics)
                     self._started = True
                     await self._recover()
                     await self._serve()
@@ -185,11 +185,14 @@ class Actor:
 
     async def _tell_end(self, turn_id: str) -> None:
         """Tell how a turn ended that the log has not heard the end of."""
-        archive = self._shop.archive
+        archive, past = self._shop.archive, self._broken.pop(turn_id)
         known = await archive.accepted(self.user, turn_id) if archive else None
+        if known and known.run:
+            written = await self._shop.history.record.turn(self.user, known.session_id, known.run)
+            for event in past.missing(written):
+                self._writer.emit(turn_id, event)
         outcome = known.outcome if known and known.outcome else failed(Interrupted())
         await self._docket.end(turn_id, outcome)
-        del self._broken[turn_id]
 
     async def _whole_log(self) -> list[Entry]:
         entries: list[Entry] = []
@@ -206,7 +209,7 @@ class Actor:
         archive = self._shop.archive
         if archive and await archive.epoch(self.user) != self.lease.epoch:
             raise Fenced
-        if not await self._shop.store.leases.renew(self.lease):
+        if not await self._shop.store.leases.renew(self.lease, anew=True):
             raise Fenced
         log.warning("lease.regained", user=self.user, epoch=self.lease.epoch)
         self._turns.retell()

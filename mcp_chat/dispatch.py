@@ -5,25 +5,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcp_chat.commands import Command, Send, is_recorded
 from mcp_chat.events import (
-    Discarded,
     Entry,
     Event,
+    Failed,
     Final,
     HandedOver,
-    MessageAdded,
     TurnStarted,
     is_final,
     order,
 )
 from mcp_chat.exceptions import Draining, StoreUnavailable, TooManyWaiting
 from mcp_chat.feed import Feed, Gap
+from mcp_chat.message import new_id
 from mcp_chat.ownership import Ownership
 from mcp_chat.record import Record
-from mcp_chat.recovery import VOID
+from mcp_chat.recovery import retold
 from mcp_chat.stores.base import START, Accepted, Archive, Store
 
 MAX_WAITING = 16
@@ -85,6 +85,8 @@ class Dispatch:
         accepted = Accepted(id=command.id, command=command, new=True)
         if self._archive and is_recorded(command):
             accepted = await self._archive.accept(user, command)
+        if isinstance(accepted.outcome, Failed) and accepted.outcome.retryable and not accepted.run:
+            return await self.submit(user, replace(command, id=new_id()))  # it may go better now
         if accepted.outcome:
             return Ticket(id=command.id, place=START, accepted=accepted)
         place = await self._put(user, accepted.command or command, accepted)
@@ -114,7 +116,7 @@ class Dispatch:
             for entry in await self._ended(user, ticket.accepted, ticket.accepted.outcome):
                 yield entry
             return
-        missed = False
+        missed, begun = False, not isinstance(ticket.accepted.command, Send)
         async with contextlib.aclosing(self._heard(user, ticket.place)) as heard:
             async for found in heard:
                 missed |= isinstance(found, Gap)
@@ -123,8 +125,10 @@ class Dispatch:
                     await self._put_again(user, ticket.accepted)
                 if not isinstance(found, Entry) or found.command_id != ticket.id:
                     continue
+                begun |= isinstance(found.event, TurnStarted)
+                missed |= not begun
                 if missed and is_final(found.event):
-                    for entry in await self._recall(user, ticket.accepted, found.event):
+                    for entry in await self._recall(user, ticket.accepted, found.event, found.id):
                         yield entry
                     return
                 yield found
@@ -223,19 +227,28 @@ class Dispatch:
         entries = await self.earlier(user, end)
         if entries and is_final(entries[-1].event):
             return entries
-        return await self._recall(user, accepted, outcome)
+        return await self._recall(user, accepted, outcome, await self.end(user))
 
-    async def _recall(self, user: str, accepted: Accepted, outcome: Final) -> list[Entry]:
-        """Return a command that has ended as the record has it, whatever the log has lost."""
+    async def _recall(self, user: str, accepted: Accepted, outcome: Final, place: str) -> list[Entry]:
+        """Return a command that has ended as the record has it, whatever the log has lost.
+
+        Args:
+            place: Where a client goes on behind it.
+        """
         events: list[Event] = []
-        if accepted.run or (isinstance(accepted.command, Send) and accepted.command.run):
-            known = accepted.command if isinstance(accepted.command, Send) else None
-            session_id = accepted.session_id or (known.session_id if known else "")
-            run = accepted.run or (known.run if known else "")
-            events = [TurnStarted(session_id=session_id, run=run), Discarded(after=VOID)]
+        command = accepted.command
+        sent = (command.session_id, command.run) if isinstance(command, Send) else None
+        session_id, run = sent or (accepted.session_id, accepted.run)
+        if run:
             messages = await self._record.turn(user, session_id, run)
-            events += [MessageAdded(message=message) for message in messages]
-        return [Entry(id="", command_id=accepted.id, event=event) for event in [*events, outcome]]
+            events = [TurnStarted(session_id=session_id, run=run), *retold(messages)]
+        entries = [Entry(id="", command_id=accepted.id, event=event) for event in events]
+        return [*entries, Entry(id=place, command_id=accepted.id, event=outcome)]
+
+    async def session_of(self, user: str, turn_id: str) -> str | None:
+        """Return the session of a turn of which the log has lost the beginning."""
+        known = await self._archive.accepted(user, turn_id) if self._archive else None
+        return known.session_id or None if known else None
 
     async def wake(self, user: str) -> None:
         """Make sure that somebody serves the user: whoever did may have died."""

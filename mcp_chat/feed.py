@@ -122,7 +122,7 @@ class Feed:
                 fresh = [entry for entry in entries if order(entry.id) > order(place)]
                 if fresh and not more and not unbroken(place, fresh):
                     fresh = await self._log.read(user, place, limit=PAGE) or fresh
-                missing |= not unbroken(place, fresh) if fresh else more
+                missing |= not unbroken(place, fresh) if fresh else more and order(place) < order(end)
                 if missing:
                     self._metrics.log_gap()
                     yield Gap()

@@ -15,7 +15,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from mcp_chat.actor import Actor
-from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
+from mcp_chat.exceptions import ChatError, Fenced, Forgotten, StoreUnavailable
 from mcp_chat.heart import BEAT_TTL, Heartbeat
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Claim, Release
@@ -294,10 +294,14 @@ class Ownership:
 
     async def _keep(self, actor: Actor) -> None:
         try:
-            if await self._store.leases.get(actor.user) is None:
-                await actor.regain()
-            elif not await self._store.leases.renew(actor.lease):
-                raise Fenced
+            if not await self._store.leases.renew(actor.lease):
+                actor.fence("lease")
+        except Forgotten:
+            await self._regain(actor)
+
+    async def _regain(self, actor: Actor) -> None:
+        try:
+            await actor.regain()
         except Fenced:
             actor.fence("lease")
 

@@ -39,13 +39,13 @@ class Told:
         text: All of it.
         at: Where the part begins that is in no message yet.
         broken: Whether a tool was called since the last text.
-        marks: How long the text was behind which place.
+        marks: How long the text was behind which place, and whether a tool had been called since.
     """
 
     text: str = ""
     at: int = 0
     broken: bool = False
-    marks: list[tuple[str, int]] = field(default_factory=list)
+    marks: list[tuple[str, int, bool]] = field(default_factory=list)
 
     @property
     def partial(self) -> str:
@@ -83,14 +83,14 @@ class Told:
                 self.broken = True
             case MessageAdded(message=message):
                 self.add(message)
-        self.marks.append((entry.id, len(self.text)))
+        self.marks.append((entry.id, len(self.text), self.broken))
 
     def discard(self, after: str) -> None:
         """Drop what was said behind a place."""
-        kept = [length for place, length in self.marks if place and order(place) <= order(after)]
-        self.text = self.text[: kept[-1] if kept else 0]
-        self.at = len(self.text)
-        self.broken = False if not self.text else self.broken
+        kept = [mark for mark in self.marks if mark[0] and order(mark[0]) <= order(after)]
+        _, length, self.broken = kept[-1] if kept else (VOID, 0, False)
+        self.text = self.text[:length]
+        self.at = length
 
 
 @dataclass(slots=True)
@@ -119,6 +119,13 @@ class Past:
     def crashes(self) -> int:
         """Owners that have died over it."""
         return self.starts - self.handed
+
+    def missing(self, written: Sequence[Message]) -> list[Event]:
+        """Return the events that bring readers to what is written: nothing, a discard, or all anew."""
+        known = all(message.id in self.announced for message in written)
+        if known and self.told.text[: self.told.at].rstrip() == told_of(written).text.rstrip():
+            return [Discarded(after=self.holds)] if self.told.partial else []
+        return retold(written)
 
 
 def past_of(entries: Sequence[Entry]) -> Past:

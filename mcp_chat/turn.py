@@ -18,7 +18,6 @@ from mcp_chat.commands import Send
 from mcp_chat.connections import Toolbox
 from mcp_chat.context import Budget, may_be_cut, shown
 from mcp_chat.events import (
-    Discarded,
     Event,
     Failed,
     Final,
@@ -163,6 +162,8 @@ class Turn:
         self._give_up = give_up
         self._session = Session(id=command.session_id)
         self._written: list[Message] = []
+        self._looked_back = past is None
+        self._announced: set[str] = set()
         self._told = past.told if past else Told()
         self._usage = past.usage if past else Usage()
         self._open: dict[str, ToolCall] = {}
@@ -188,6 +189,10 @@ class Turn:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._finish(why_cancelled() if outcome is None else outcome)
+
+    async def decline(self, outcome: Final) -> None:
+        """End it before it has begun: the message stays in the history."""
+        await self._end(outcome)
 
     async def calls_done(self) -> None:
         """Return when no tool call is on its way."""
@@ -217,10 +222,10 @@ class Turn:
     async def _converse(self) -> Final:
         self._session = await self._scribe.session()
         if self._past:
-            self._written = await self._scribe.turn(self._run)
+            await self._look_back()
             self._count(self._past)
             if self._give_up and not answered(self._written):
-                raise self._abandoned()
+                raise Interrupted
             self._catch_up(self._past)
             if last := answered(self._written):
                 return ended_with(last)
@@ -256,30 +261,21 @@ class Turn:
 
     def _catch_up(self, past: Past) -> None:
         """Void what readers were told and is not recorded, and tell them what they were not told."""
-        told, self._told = self._told, told_of(self._written)
-        known = all(message.id in past.announced for message in self._written)
-        if known and told.text[: told.at].rstrip() == self._told.text:
-            if told.partial:
-                self._emit(Discarded(after=past.holds))
-            return
-        for event in retold(self._written):
+        for event in past.missing(self._written):
             self._emit(event)
+        self._told = told_of(self._written)
+        self._announced = {message.id for message in self._written}
 
-    def _abandoned(self) -> ChatError:
-        """Prepare the end of a turn over which two owners have died."""
-        announced = self._past.announced if self._past else set()
-        for message in self._written:
-            if message.id not in announced:
-                self._tell(MessageAdded(message=message))
-        self._open = {call.id: call for call in unanswered(self._written)}
-        self._begun = set(self._open)
-        return Interrupted()
-
-    async def _equip(self) -> Agent:
-        """Return the agent, when the calls that an earlier owner left open are settled."""
+    async def _look_back(self) -> None:
+        """Read what earlier owners have written, and which calls they have left open."""
+        self._written = await self._scribe.turn(self._run)
         self._open = {call.id: call for call in unanswered(self._written)}
         pending = self._past.pending if self._past else ()
         self._begun = {call_id for call_id in self._open if call_id not in pending}
+        self._looked_back = True
+
+    async def _equip(self) -> Agent:
+        """Return the agent, when the calls that an earlier owner left open are settled."""
         agent, self._toolbox = await self._terms.prepare()
         lost = [call for call in self._open.values() if not self._may_repeat(call)]
         if self._open:
@@ -309,6 +305,7 @@ class Turn:
             self._untold.pop(event.message.id, None)
             self._usage += event.usage
             self._told.add(event.message)
+            self._announced.add(event.message.id)
             if event.message.id not in {message.id for message in self._written}:
                 self._written.append(event.message)
         self._session = fold(self._session, event)
@@ -324,6 +321,8 @@ class Turn:
 
     async def _end(self, outcome: Final) -> None:
         stopped = isinstance(outcome, TurnFinished) and outcome.stopped
+        with anyio.move_on_after(END_LIMIT), contextlib.suppress(ChatError):  # the turn ends in any case
+            await self._make_whole()
         if self._told.partial or self._open:
             outcome = await self._keep({"stopped": True} if stopped else {"interrupted": True}, outcome)
         elapsed = int((time.monotonic() - self._began) * 1000)
@@ -332,6 +331,17 @@ class Turn:
         with anyio.move_on_after(END_LIMIT):
             await self._terms.end(outcome)
         log.info("turn.ended", outcome=outcome.type, stopped=stopped, ms=elapsed)
+
+    async def _make_whole(self) -> None:
+        """See to it that the user's message is in the history, and that readers know what else is."""
+        if not self._looked_back:
+            await self._look_back()
+        announced = self._past.announced if self._past else set()
+        for message in self._written:
+            if message.id not in announced and message.id not in self._announced:
+                self._tell(MessageAdded(message=message))
+        if not self._written:
+            await self._ask()
 
     async def _hand_over(self) -> None:
         """Leave the turn as it is; the next owner goes on."""
@@ -402,7 +412,6 @@ class Turn:
 
     async def _close(self, call: ToolCall, result: ToolResult, metadata: dict[str, Any]) -> Message:
         """Write the result of a call."""
-        self._open.pop(call.id, None)
         self._results = max(self._results, self._place("t")) + 1  # several close at the same time
         message = Message(
             id=f"{self._run}-t{self._results}",
@@ -414,6 +423,7 @@ class Turn:
             metadata=metadata,
         )
         await self._scribe.write(message)
+        self._open.pop(call.id, None)
         self._untold[message.id] = MessageAdded(message=message)
         return message
 

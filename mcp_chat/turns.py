@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import anyio
@@ -19,7 +19,6 @@ from mcp_chat.turn import Turn, failed
 log = structlog.get_logger()
 
 Make = Callable[[Send], Turn]
-End = Callable[[Send, Final], Awaitable[None]]
 CALL_LIMIT = 10.0
 """Seconds that tool calls get to end when their worker stops, after the turns' own grace."""
 
@@ -66,14 +65,12 @@ class Turns:
     Args:
         tasks: Runs them, whoever reads them.
         make: Makes a turn of a message.
-        end: Ends a turn that was stopped before it began; all others end themselves.
     """
 
-    def __init__(self, tasks: TaskGroup, make: Make, end: End, metrics: Metrics) -> None:
+    def __init__(self, tasks: TaskGroup, make: Make, metrics: Metrics) -> None:
         self._tasks = tasks
         self._metrics = metrics
         self._make = make
-        self._end = end
         self._running: dict[str, Running] = {}
         self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
 
@@ -140,7 +137,7 @@ class Turns:
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                 if not running.began and running.stopped:
-                    await self._end(command, TurnFinished(stopped=True))
+                    await running.turn.decline(TurnFinished(stopped=True))
             self._running.pop(command.id, None)
             if not self._of(command.session_id):
                 self._locks.pop(command.session_id, None)

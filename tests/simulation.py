@@ -15,7 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from random import Random
 from types import SimpleNamespace
@@ -149,13 +149,13 @@ class Asked:
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """What one reader was given behind a place."""
+    """What one reader was given behind a place, until it broke off."""
 
     user: str
     after: str
-    flushes: int
-    found: list[Entry | Gap] = field(default_factory=list)
     process: Process
+    found: list[Entry | Gap] = field(default_factory=list)
+    broken: bool = False
 
 
 class Journal:
@@ -793,17 +793,18 @@ class World:
 
     def read(self, worker: Process, user: str, after: str) -> Reading:
         """Read a log at one worker's door."""
-        reading = Reading(user=user, after=after, flushes=self.journal.flushes, process=worker)
+        reading = Reading(user=user, after=after, process=worker)
         self.journal.readings.append(reading)
         worker.clients.add(self.begin(self._read(worker, reading), "reader"))
         return reading
 
     async def _read(self, worker: Process, reading: Reading) -> None:
-        with suppress(StoreUnavailable):
+        try:
             async with aclosing(worker.feed.follow(reading.user, reading.after)) as batches:
                 async for batch in batches:
                     reading.found += [batch] if isinstance(batch, Gap) else batch
-        reading.process.clients.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        except StoreUnavailable:
+            reading.broken = True
 
     def config(self) -> UserConfig:
         """Return a new configuration."""

@@ -21,7 +21,7 @@ from playwright.sync_api import (
 from tests.conftest import need
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
-from tests.running import running
+from tests.running import running, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +104,23 @@ def tab(browser: Browser, installation: Installation) -> Iterator[Tab]:
     assert tab.complaints == []
     assert [url for url in tab.requests if not url.startswith(installation.url)] == []
     context.close()
+
+
+def test_text_that_a_dead_worker_has_said_does_not_stay(
+    tab: Tab, name: str, installation: Installation, scripted: ModelServer
+) -> None:
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    scripted.will(Reply(text="one two three", hang_after=3))
+    tab.send("count")
+    answer = tab.page.get_by_test_id("message-assistant").last
+    expect(answer).to_contain_text("one two", timeout=20_000)
+    for worker in installation.talking_to_the_model():
+        worker.kill()
+    tab.answers("1 messages, the last from user: count")
+    expect(answer).not_to_contain_text("one two")
+    tab.complaints.clear()  # of the stream, if it was that worker's
+    wait_until(lambda: len(installation.workers()) == 2, "two workers")
 
 
 def test_a_person_chats_with_a_tool_from_sign_in_to_sign_out(tab: Tab, name: str) -> None:

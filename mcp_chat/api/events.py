@@ -16,12 +16,13 @@ from mcp_chat.api.sse import event_stream, frame
 from mcp_chat.api.transcript import Transcript, frame_of, streamed
 from mcp_chat.configs import UserConfigs
 from mcp_chat.dispatch import Dispatch
-from mcp_chat.events import Entry, MessageAdded, TurnStarted
+from mcp_chat.events import Entry, MessageAdded, TurnStarted, order
 from mcp_chat.exceptions import InvalidRequest, NotFound
 from mcp_chat.feed import Gap
 from mcp_chat.identity import Principal
 from mcp_chat.message import MESSAGE
 from mcp_chat.record import Record
+from mcp_chat.stores.base import START
 
 PLACE = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
@@ -46,9 +47,10 @@ class Events:
         session_id = request.query_params.get("session_id")
         if session_id is not None:
             await self._check(user, session_id)
-        after = place_of(request.query_params.get("after") or request.headers.get("last-event-id"))
+        after = place_of(request.headers.get("last-event-id") or request.query_params.get("after"))
         follower = Follower(self, user.key, session_id)
-        return event_stream(streamed(follower.frames(after), lambda: follower.place), {})
+        await follower.start(after)  # before the answer begins: what comes after its head is in it
+        return event_stream(streamed(follower.frames(), lambda: follower.place), {})
 
     async def _check(self, user: Principal, session_id: str) -> None:
         config = await self.configs.get(user.key)
@@ -63,23 +65,31 @@ class Follower:
 
     Attributes:
         place: The last entry that it has seen or passed over.
+        known: The log's end when it was told how things are: what is missing before is no news to it.
         turns: The turns whose parts it was sent.
     """
 
     events: Events
     user: str
     session_id: str | None
-    place: str = ""
+    place: str = START
+    known: str = START
     turns: dict[str, Transcript] = field(default_factory=dict)
 
-    async def frames(self, after: str | None) -> AsyncIterator[str]:
+    async def start(self, after: str | None) -> None:
+        """Begin behind a place, or else where the running turn begins."""
+        if after:
+            self.place = after
+        else:
+            await self._begin()
+
+    async def frames(self) -> AsyncIterator[str]:
         """Yield frames without end, nothing in a silent second."""
-        self.place = after or await self._beginning()
         while True:
             lost = False
             async with contextlib.aclosing(self.events.dispatch.watch(self.user, self.place)) as found:
                 async for entry in found:
-                    if lost := isinstance(entry, Gap):
+                    if lost := isinstance(entry, Gap) and order(self.place) >= order(self.known):
                         break
                     yield await self._frame(entry) if isinstance(entry, Entry) else ""
             if lost:
@@ -88,10 +98,14 @@ class Follower:
     async def _frame(self, entry: Entry) -> str:
         self.place = entry.id
         transcript = await self._turn_of(entry)
-        if transcript is None or self.session_id not in (None, transcript.session_id):
+        if transcript is None:
             return ""
         where = {"session_id": transcript.session_id, "turn_id": entry.command_id}
         sent = frame_of(entry, transcript, **where)
+        if transcript.ended:
+            del self.turns[entry.command_id]
+        if self.session_id not in (None, transcript.session_id):
+            return ""
         match entry.event:
             case TurnStarted():
                 return frame("turn", where, entry.id)
@@ -99,38 +113,43 @@ class Follower:
                 return frame(
                     "message", {"message": MESSAGE.dump_python(message, mode="json"), **where}, entry.id
                 )
-        if transcript.ended:
-            del self.turns[entry.command_id]
         return sent
 
     async def _turn_of(self, entry: Entry) -> Transcript | None:
         """Return a turn, with what came before the entry; None for an entry that is about none."""
         turn_id = entry.command_id
         if turn_id not in self.turns:
+            started: TurnStarted | None
             if isinstance(entry.event, TurnStarted):
                 started, earlier = entry.event, []
             else:
                 earlier = await self.events.dispatch.earlier(self.user, entry)
                 found = [each.event for each in earlier if isinstance(each.event, TurnStarted)]
-                if not found:
-                    return None
-                started = found[0]
-            self.turns[turn_id] = Transcript(session_id=started.session_id, turn_id=turn_id)
+                started = found[0] if found else None
+            session_id = started.session_id if started else await self._session_of(turn_id)
+            if session_id is None:
+                return None
+            self.turns[turn_id] = Transcript(session_id=session_id, turn_id=turn_id)
             for each in earlier:
                 self.turns[turn_id].add(each)
         return self.turns[turn_id]
 
-    async def _beginning(self) -> str:
-        """Return the place where the running turn begins, or the log's end."""
+    async def _session_of(self, turn_id: str) -> str | None:
+        """Return the session of a turn of which the log has lost the beginning."""
+        return await self.events.dispatch.session_of(self.user, turn_id)
+
+    async def _begin(self) -> None:
+        """Go to where the running turn begins, or to the log's end."""
         dispatch = self.events.dispatch
         running = await dispatch.running(self.user, self.session_id)
         place = await dispatch.beginning(self.user, running) if running else None
-        return place or await dispatch.end(self.user)
+        self.known = await dispatch.end(self.user)
+        self.place = place or self.known
 
     async def _reset(self) -> str:
         """Tell a client that it has missed something: how things are now, and where the stream goes on."""
         self.turns.clear()
-        self.place = await self._beginning()
+        await self._begin()
         session_id = self.session_id
         if session_id is None:
             config = await self.events.configs.get(self.user)

@@ -56,8 +56,15 @@ class Leases(Protocol):
         """
         ...
 
-    async def renew(self, lease: Lease) -> bool:
-        """Let the lease live on if it is still this one, or if the store has forgotten it; tell whether."""
+    async def renew(self, lease: Lease, *, anew: bool = False) -> bool:
+        """Let the lease live on if it is still this one, and tell whether it is.
+
+        Args:
+            anew: Write a lease that the store has lost again.
+
+        Raises:
+            Forgotten: There is none, and it is not to be written anew.
+        """
         ...
 
     async def release(self, lease: Lease) -> None:

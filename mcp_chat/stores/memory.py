@@ -10,7 +10,7 @@ from itertools import islice
 
 from mcp_chat.commands import Command
 from mcp_chat.events import Entry, order
-from mcp_chat.exceptions import Fenced
+from mcp_chat.exceptions import Fenced, Forgotten
 from mcp_chat.message import Message
 from mcp_chat.stores.base import START, Lease, Waiting, log_bell
 from mcp_chat.stores.bells import LocalBells
@@ -45,7 +45,9 @@ class MemoryLeases:
         self._users[worker].add(user)
         return self._leases[user]
 
-    async def renew(self, lease: Lease) -> bool:
+    async def renew(self, lease: Lease, *, anew: bool = False) -> bool:
+        if not anew and lease.user not in self._leases:
+            raise Forgotten
         if self._leases.setdefault(lease.user, lease) != lease:
             return False
         self._epochs.setdefault(lease.user, lease.epoch)

@@ -77,10 +77,13 @@ class RedisLeases:
         epoch = int(await self._scripts.run("claim", [owner_key(user)], args))
         return Lease(user=user, worker=worker, epoch=epoch) if epoch else None
 
-    async def renew(self, lease: Lease) -> bool:
+    async def renew(self, lease: Lease, *, anew: bool = False) -> bool:
         await self._note(lease.worker, lease.user)
-        args = (lease.worker, lease.epoch, DAY * 1000)
-        return bool(await self._scripts.run("renew", [owner_key(lease.user)], args))
+        args = (lease.worker, lease.epoch, DAY * 1000, "anew" if anew else "")
+        done = await self._scripts.run("renew", [owner_key(lease.user)], args)
+        if done == -1:
+            raise Forgotten
+        return bool(done)
 
     async def _note(self, worker: str, user: str) -> None:
         """Put a user into the worker's set, before the lease says so: there must be none that is missing."""

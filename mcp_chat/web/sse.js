@@ -4,23 +4,25 @@
 const LINE_END = /\r\n|\n|\r(?!$)/;
 
 /**
- * The events of a response, in order. Comments, ids and frames that are not JSON are passed over.
+ * The events of a response, in order. Comments and frames that are not JSON are passed over.
  * @param {ReadableStream<Uint8Array>} body
- * @returns {AsyncGenerator<{name: string, data: any}>}
+ * @returns {AsyncGenerator<{name: string, data: any, id: string}>} the id says where in the log the event is
  */
 export async function* events(body) {
   let name = "message";
   let data = [];
+  let id = "";
   for await (const line of lines(body)) {
     if (line === "") {
       const parsed = data.length ? parse(data.join("\n")) : undefined;
-      if (parsed !== undefined) yield { name, data: parsed };
+      if (parsed !== undefined) yield { name, data: parsed, id };
       [name, data] = ["message", []];
       continue;
     }
     const [field, value] = split(line);
     if (field === "event") name = value;
     else if (field === "data") data.push(value);
+    else if (field === "id") id = value;
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * An answer while it arrives: each event folded over a message gives the next message. Pure.
  *
- * @typedef {{kind: "text", text: string}} TextPart
+ * @typedef {{kind: "text", text: string, marks?: [string, number][]}} TextPart where in the log how much was said
  * @typedef {"running" | "done" | "error"} ToolState
  * @typedef {{kind: "tool", id: string, tool: string, args: unknown, state: ToolState, result?: unknown,
  *   start?: number, elapsed?: number, progress?: {progress: number, total?: number, message?: string}}} ToolPart
@@ -11,14 +11,15 @@
  */
 import { strings } from "./strings.js";
 
-/** @param {Message} message @param {{name: string, data: any}} event @returns {Message} */
-export function fold(message, { name, data }) {
-  return Object.hasOwn(steps, name) ? { ...message, ...steps[name](message, data) } : message;
+/** @param {Message} message @param {{name: string, data: any, id?: string}} event @returns {Message} */
+export function fold(message, { name, data, id = "" }) {
+  return Object.hasOwn(steps, name) ? { ...message, ...steps[name](message, data, id) } : message;
 }
 
-/** @type {Record<string, (message: Message, data: any) => Partial<Message>>} */
+/** @type {Record<string, (message: Message, data: any, id: string) => Partial<Message>>} */
 const steps = {
-  token: ({ parts }, { content }) => ({ parts: addText(parts, content ?? "") }),
+  token: ({ parts }, { content }, id) => ({ parts: addText(parts, content ?? "", id) }),
+  discard: ({ parts }, { after }) => ({ parts: parts.map((part) => keepText(part, after)).filter(saysSomething) }),
   tool_start: ({ parts }, data) => ({ parts: [...parts, toolPart(data)] }),
   tool_progress: ({ parts }, data) => ({ parts: change(parts, data.id, { progress: data }) }),
   tool_end: ({ parts }, data) => ({ parts: finish(parts, data, "done", data.output, data.end) }),
@@ -38,10 +39,26 @@ const steps = {
 };
 
 /** Text goes on where it stopped, unless a tool came between. */
-function addText(parts, text) {
-  const last = parts.at(-1);
-  if (last?.kind !== "text") return [...parts, { kind: "text", text }];
-  return [...parts.slice(0, -1), { kind: "text", text: last.text + text }];
+function addText(parts, text, id = "") {
+  const last = parts.at(-1)?.kind === "text" ? parts.at(-1) : null;
+  const said = (last?.text ?? "") + text;
+  const part = { kind: "text", text: said, marks: [...(last?.marks ?? []), [id, said.length]] };
+  return [...(last ? parts.slice(0, -1) : parts), part];
+}
+
+/** What a part had said up to a place in the log: the worker that said the rest has died. */
+function keepText(part, after) {
+  if (part.kind !== "text") return part;
+  const marks = (part.marks ?? []).filter(([id]) => !isBehind(id, after));
+  return { ...part, text: part.text.slice(0, marks.at(-1)?.[1] ?? 0), marks };
+}
+
+const saysSomething = (part) => part.kind !== "text" || part.text !== "";
+
+/** @param {string} id @param {string} place both `epoch-number` */
+function isBehind(id, place) {
+  const [[epoch, number], [itsEpoch, itsNumber]] = [place, id].map((text) => text.split("-").map(Number));
+  return itsEpoch > epoch || (itsEpoch === epoch && itsNumber > number);
 }
 
 /** The final text counts only if none of it was streamed. */

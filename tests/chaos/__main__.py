@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.chaos.run import Plan, judge, run
 def main() -> int:
     """Run, tell what came of it, and keep the journals if something is wrong."""
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops all that it started, as Ctrl-C does
     if options.judge:
         report = judge(options.judge)
         sys.stdout.write(f"{report}\n")
