@@ -70,6 +70,7 @@ def metronome() -> Iterator[tuple[str, psutil.Process]]:
     here, there = spawn.Pipe()
     process = spawn.Process(target=_serve, args=(there,))
     process.start()
+    there.close()  # so that its end is noticed here
     try:
         yield f"{here.recv()}/v1", psutil.Process(process.pid)
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import structlog
 from pydantic import ValidationError
 
@@ -68,7 +70,7 @@ class UserConfigs:
         """
         sealed = await self._sealed(user)
         if sealed is not None:
-            await self._copies.put(user, sealed, epoch=epoch)
+            await self._copy(user, sealed, epoch)
 
     async def forget(self, user: str, *, epoch: int) -> None:
         """Delete it.
@@ -81,10 +83,12 @@ class UserConfigs:
         await self._copies.delete(user, epoch=epoch)
 
     async def _sealed(self, user: str) -> str | None:
-        sealed = await self._copies.get(user)
-        if sealed is None and self._archive:
-            sealed = await self._archive.get(user)
-        return sealed
+        if self._archive is None:
+            return await self._copies.get(user)
+        with contextlib.suppress(StoreUnavailable):
+            if sealed := await self._copies.get(user):
+                return sealed
+        return await self._archive.get(user)
 
     async def _copy(self, user: str, sealed: str, epoch: int) -> None:
         """The record is written; without a copy it is only read more slowly."""

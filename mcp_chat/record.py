@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -37,6 +38,7 @@ class Record:
         self._window = window
         self._archive = archive
         self._max = max_messages
+        self._behind: set[tuple[str, str | None]] = set()
 
     async def messages(self, user: str, session_id: str | None, *, limit: int) -> list[Message]:
         """Return the last `limit` messages in order, from whatever holds most of them."""
@@ -67,11 +69,23 @@ class Record:
         Raises:
             Fenced: Another worker owns the user.
         """
-        found = None if refill and self._archive else await self._window.read(user, session_id)
-        if found is None and self._archive:
+        if self._archive is None:
+            return distinct(await self._window.read(user, session_id) or [])
+        refill = refill or (user, session_id) in self._behind
+        found = None if refill else await self._near(user, session_id)
+        if found is None:
             found = await self._archive.read(user, session_id or DEFAULT, limit=self._max)
-            await self._window.replace(user, session_id, found, epoch=epoch)
-        return distinct(found or [])
+            self._behind.add((user, session_id))
+            with contextlib.suppress(StoreUnavailable):  # the archive has it all
+                await self._window.replace(user, session_id, found, epoch=epoch)
+                self._behind.discard((user, session_id))
+        return distinct(found)
+
+    async def _near(self, user: str, session_id: str | None) -> list[Message] | None:
+        try:
+            return await self._window.read(user, session_id)
+        except StoreUnavailable:
+            return None
 
     async def session(
         self, user: str, session_id: str | None, recent: Sequence[Message] | None = None

@@ -5,6 +5,7 @@ Everything started here is stopped here, the workers first and what they need af
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import logging
@@ -20,8 +21,6 @@ from types import FrameType
 from typing import Final
 
 from pydantic import SecretStr
-from redis import Redis
-from redis.exceptions import RedisError
 
 from mcp_chat.catalogue import read_catalogue
 from mcp_chat.embedded import Child, DataDir, DemoServer, EmbeddedValkey
@@ -29,9 +28,11 @@ from mcp_chat.exceptions import SettingsError, StoreUnavailable
 from mcp_chat.safety import check_settings
 from mcp_chat.servers import read_servers
 from mcp_chat.settings import Settings
+from mcp_chat.stores.client import open_client, translated
 
 RESTARTS_A_MINUTE: Final = 5
 WATCH_SECONDS: Final = 0.1
+REDIS_SECONDS: Final = 3.0
 LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 logger = logging.getLogger(__name__)
@@ -151,12 +152,14 @@ def demo_values(settings: Settings, data: DataDir) -> dict[str, object]:
 
 
 def _check_redis(url: str) -> None:
+    async def ping() -> None:
+        async with open_client(url) as client, asyncio.timeout(REDIS_SECONDS):
+            with translated():
+                await client.ping()
+
     try:
-        with Redis.from_url(url, socket_timeout=3, retry=None) as redis:
-            redis.ping()
-    except ValueError:
-        raise SettingsError("REDIS_URL must be a URL such as redis://host:6379/0.") from None
-    except (RedisError, OSError) as error:
+        asyncio.run(ping())
+    except (StoreUnavailable, TimeoutError) as error:
         raise SettingsError("Redis does not answer: check REDIS_URL.") from error
 
 

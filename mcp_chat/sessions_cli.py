@@ -150,14 +150,11 @@ async def _in_redis(url: str, work: Callable[[RedisStore], Awaitable[T]]) -> T:
     from mcp_chat.stores.redis import open_redis  # noqa: PLC0415
 
     failure: ChatError | None = None
-    try:
-        async with open_redis(url) as store:
-            try:
-                done = await work(store)
-            except ChatError as error:
-                failure = error
-    except ValueError:
-        raise SettingsError("REDIS_URL must be a URL such as redis://host:6379/0.") from None
+    async with open_redis(url) as store:
+        try:
+            done = await work(store)
+        except ChatError as error:
+            failure = error
     if failure:
         raise failure
     return done

@@ -41,8 +41,16 @@ SESSIONS = ("s", "t")
 PLANS = ("3", "2 once 2", "2 safe 2", "1 once,safe 1 once 2", "0 once 1")
 CI = bool(os.environ.get("CI"))
 
+# Faults that are known: what they break is not asked for. `test_known_faults` tells when one is gone.
+
 OVERTAKES = True
 """A disconnect overtakes what waits for a connect, which is then carried out behind it."""
+
+UNTOLD = True
+"""An end that an owner has recorded and not told is never told, or without the text that led to it."""
+
+AGAIN = True
+"""A command that has ended is carried out again when the store has lost its data and somebody still follows."""
 
 Violations = Iterator[str]
 
@@ -83,6 +91,8 @@ def one_at_a_time(world: World) -> Violations:
 
 def one_end(world: World) -> Violations:
     """No command ends twice."""
+    if AGAIN and world.journal.flushes:
+        return
     for user, logged in world.journal.logged.items():
         ends = Counter(each.entry.command_id for each in logged if is_final(each.entry.event))
         yield from (f"{user}: {command} has {n} ends" for command, n in ends.items() if n > 1)
@@ -90,6 +100,8 @@ def one_end(world: World) -> Violations:
 
 def nothing_behind_the_end(world: World) -> Violations:
     """A command that has ended says no more."""
+    if AGAIN and world.journal.flushes:
+        return
     for user, logged in world.journal.logged.items():
         ended: set[str] = set()
         for each in logged:
@@ -157,11 +169,13 @@ def all_ended(world: World) -> Violations:
         }
         for asked in accepted(world, user):
             end = finals.get(asked.command.id)
+            row = world.archive and world.archive.commands.get((user, asked.command.id))
+            if UNTOLD and end is None and row and row.outcome and not isinstance(asked.command, Send):
+                continue
             if end is None:
                 yield f"{user}: {asked.command} has no end"
             if asked.final and outcome(asked.final) != outcome(end):
                 yield f"{user}: {asked.command.id} ended with {end}, and its sender has {asked.final}"
-            row = world.archive and world.archive.commands.get((user, asked.command.id))
             if row and outcome(row.outcome) != outcome(end):
                 yield f"{user}: {asked.command.id} ended with {end}, and the record has {row.outcome}"
         yield from (f"{user}: {waiting} waits" for waiting in world.store.inbox._waiting[user])
@@ -238,19 +252,33 @@ def read_to_the_end(world: World) -> Violations:
 
 def text_of(world: World) -> Violations:
     """What readers were told of a turn, less what was discarded, is what the history has of it."""
-    if world.journal.flushes:
-        return
     for user in USERS:
-        turns: dict[str, list[Entry]] = defaultdict(list)
-        for each in world.journal.logged[user]:
-            turns[each.entry.command_id].append(each.entry)
-        for entries in turns.values():
-            started = [e.event for e in entries if isinstance(e.event, TurnStarted)]
-            if started:
-                written = history(world, user, started[0].session_id)
-                said = [m.content for m in written if m.id.startswith(f"{started[0].run}-a") and m.content]
-                if heard(entries) != "\n\n".join(said):
-                    yield f"{user}: readers have {heard(entries)!r} of {said}"
+        for entries in turns_of(world, user):
+            first = entries[0].event
+            assert isinstance(first, TurnStarted)
+            written = history(world, user, first.session_id)
+            said = [m.content for m in written if m.id.startswith(f"{first.run}-a") and m.content]
+            if heard(entries) != "\n\n".join(said):
+                yield f"{user}: readers have {heard(entries)!r} of {said}"
+
+
+def turns_of(world: World, user: str) -> Iterator[list[Entry]]:
+    """Return the entries of the turns that began, and did not end because nothing could be written."""
+    turns: dict[str, list[Entry]] = defaultdict(list)
+    for entry in log_of(world, user):
+        if isinstance(entry.event, TurnStarted) or entry.command_id in turns:
+            turns[entry.command_id].append(entry)
+    for entries in turns.values():
+        last = entries[-1]
+        began = any(isinstance(e.event, TurnStarted) and epoch_of(e) == epoch_of(last) for e in entries)
+        unwritten = isinstance(last.event, Failed) and last.event.code == "store_unavailable"
+        if not world.journal.flushes and not unwritten and (began or not UNTOLD):
+            yield entries
+
+
+def epoch_of(entry: Entry) -> int:
+    """Return the epoch in which an entry was written."""
+    return order(entry.id)[0]
 
 
 def heard(entries: list[Entry]) -> str:
@@ -267,16 +295,13 @@ def heard(entries: list[Entry]) -> str:
 
 def told_of_all(world: World) -> Violations:
     """Each message of a turn was told."""
-    if world.journal.flushes:
-        return
     for user in USERS:
-        told = {
-            each.entry.event.message.id
-            for each in world.journal.logged[user]
-            if isinstance(each.entry.event, MessageAdded)
-        }
-        for session in SESSIONS:
-            missing = [m.id for m in history(world, user, session) if m.id not in told]
+        for entries in turns_of(world, user):
+            first = entries[0].event
+            assert isinstance(first, TurnStarted)
+            told = {entry.event.message.id for entry in entries if isinstance(entry.event, MessageAdded)}
+            written = {m.id for m in history(world, user, first.session_id)}
+            missing = {id_ for id_ in written if id_.startswith(f"{first.run}-")} - told
             yield from (f"{user}: {id_} was not told" for id_ in missing)
 
 

@@ -230,25 +230,31 @@ FORGOTTEN = 4_000_000_000_000
 
 async def test_a_lease_that_the_store_has_forgotten_is_written_again(store: Store, name: str) -> None:
     lease = Lease(user=name, worker="one", epoch=FORGOTTEN)
-    assert await store.leases.renew(lease)
+    assert await store.leases.renew(lease, anew=True)
     assert await store.leases.get(name) == lease
-    assert not await store.leases.renew(Lease(user=name, worker="two", epoch=FORGOTTEN + 1))
+    assert not await store.leases.renew(Lease(user=name, worker="two", epoch=FORGOTTEN + 1), anew=True)
     await store.log.append(name, lease.epoch, texts(lease, "mine"))
     assert await logged(store, name) == ["mine"]
 
 
 async def test_a_lease_that_was_written_again_fences_those_before_it(store: Store, name: str) -> None:
-    assert await store.leases.renew(Lease(user=name, worker="one", epoch=FORGOTTEN))
+    assert await store.leases.renew(Lease(user=name, worker="one", epoch=FORGOTTEN), anew=True)
     earlier = Lease(user=name, worker="two", epoch=FORGOTTEN - 1)
     with pytest.raises(Fenced):
         await store.log.append(name, earlier.epoch, texts(earlier, "too late"))
     assert (await claimed(store, name, "three")).epoch == FORGOTTEN + 1
 
 
+async def test_a_lease_that_the_store_has_forgotten_is_not_made_up(store: Store, name: str) -> None:
+    with pytest.raises(Forgotten):
+        await store.leases.renew(Lease(user=name, worker="one", epoch=FORGOTTEN))
+    assert await store.leases.get(name) is None
+
+
 async def test_a_user_whose_lease_was_written_again_is_among_those_of_its_worker(
     store: Store, name: str
 ) -> None:
-    assert await store.leases.renew(Lease(user=name, worker=f"{name}-w", epoch=FORGOTTEN))
+    assert await store.leases.renew(Lease(user=name, worker=f"{name}-w", epoch=FORGOTTEN), anew=True)
     assert await store.leases.users(f"{name}-w") == [name]
 
 
@@ -504,7 +510,7 @@ async def test_the_log_itself_fences_when_the_lease_is_lost(
     new = await claimed(valkey, name, "two")
     await valkey.log.append(name, new.epoch, texts(new, "new"))
     await client.delete(owner_key(name))
-    assert await valkey.leases.renew(old)
+    assert await valkey.leases.renew(old, anew=True)
     with pytest.raises(Fenced):
         await valkey.log.append(name, old.epoch, texts(old, "too late"))
     assert await logged(valkey, name) == ["new"]
@@ -1152,7 +1158,7 @@ async def test_what_is_sent_again_changes_no_byte(
 async def test_a_renewed_lease_lives_on(valkey: RedisStore, client: Redis, name: str) -> None:
     lease = await claimed(valkey, name, f"worker-of-{name}")
     await client.pexpire(owner_key(name), 5000)
-    assert await valkey.leases.renew(lease)
+    assert await valkey.leases.renew(lease, anew=True)
     assert await client.pttl(owner_key(name)) > 5000
 
 
@@ -1161,7 +1167,7 @@ async def test_it_stays_known_whom_a_worker_serves_while_it_renews_their_leases(
 ) -> None:
     lease = await claimed(valkey, name, f"worker-of-{name}")
     await client.pexpire(f"worker:sessions:worker-of-{name}", 5000)
-    assert await valkey.leases.renew(lease)
+    assert await valkey.leases.renew(lease, anew=True)
     assert await client.pttl(f"worker:sessions:worker-of-{name}") > 5000
 
 
@@ -1175,7 +1181,7 @@ async def test_an_append_without_a_lease_adds_nothing_until_that_is_written_agai
         with pytest.raises(Forgotten):
             await valkey.log.append(name, lease.epoch, texts(lease, "b", start=2))
     assert await logged(valkey, name) == ["a"]
-    assert await valkey.leases.renew(lease)
+    assert await valkey.leases.renew(lease, anew=True)
     await valkey.log.append(name, lease.epoch, texts(lease, "b", start=2))
     assert await logged(valkey, name) == ["a", "b"]
 
@@ -1213,7 +1219,7 @@ async def test_a_server_that_lost_everything_takes_an_append_when_the_lease_is_w
         with pytest.raises(Forgotten):
             await store.log.append(name, lease.epoch, texts(lease, "b", start=2))
         assert await store.log.end(name) == START
-        assert await store.leases.renew(lease)
+        assert await store.leases.renew(lease, anew=True)
         await store.log.append(name, lease.epoch, texts(lease, "b", start=2))
         assert await logged(store, name) == ["b"]
 
@@ -1225,7 +1231,7 @@ async def test_of_two_owners_of_a_server_that_lost_everything_the_first_to_come_
         old = await claimed(store, name)
         await flush(own_url)
         new = await claimed(store, name, "two")
-        assert not await store.leases.renew(old)
+        assert not await store.leases.renew(old, anew=True)
         with pytest.raises(Fenced):
             await store.log.append(name, old.epoch, texts(old, "too late"))
         assert await store.leases.get(name) == new

@@ -426,7 +426,7 @@ async def test_a_writer_regains_its_lease_in_a_store_that_has_lost_it(valkey_url
         assert lease is not None
 
         async def regain() -> None:
-            assert await store.leases.renew(lease)
+            assert await store.leases.renew(lease, anew=True)
 
         writer = EventWriter(store.log, lease, regain=regain)
         async with running(writer):

@@ -156,7 +156,11 @@ def _server(url: str) -> contextlib.AbstractAsyncContextManager[Redis]:
         raise ValueError("no path")
     if split.scheme != "unix" and split.path.strip("/"):
         int(split.path.strip("/"))
-    pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=PATIENCE, **DECODED)
+    # enough for a connection that was cut; one that hangs is not waited for again
+    quick = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.2), 3, supported_errors=(ConnectionLost,))
+    pool = BlockingConnectionPool.from_url(
+        url, max_connections=CONNECTIONS, timeout=PATIENCE, retry=quick, **DECODED
+    )
     _check_options(pool)
     return _closing(Redis.from_pool(pool))
 
