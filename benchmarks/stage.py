@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Self
 
 import psutil
 from redis import Redis
@@ -253,10 +253,11 @@ def words(frames: Iterator[Frame], enough: Callable[[int], bool]) -> int:
     raise AssertionError("the stream has ended")
 
 
-def until(frames: Iterator[Frame], *events: str) -> dict[str, Any]:
-    """Read a stream up to one of these frames."""
+def until(frames: Iterator[Frame], wanted: str) -> None:
+    """Read a stream up to a frame; up to its end if that is the last one, so that the connection stays."""
     for event, data in frames:
-        if event in events:
-            return data
-        assert event in ("token", "turn", "message"), (event, data)
+        if event == wanted:
+            assert event != "final" or not list(frames)
+            return
+        assert event == "token", (event, data)
     raise AssertionError("the stream has ended")

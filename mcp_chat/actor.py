@@ -209,10 +209,10 @@ class Actor:
         archive = self._shop.archive
         if archive and await archive.epoch(self.user) != self.lease.epoch:
             raise Fenced
+        self._turns.retell()  # first: nothing else is to come into the log before it
         if not await self._shop.store.leases.renew(self.lease, anew=True):
             raise Fenced
         log.warning("lease.regained", user=self.user, epoch=self.lease.epoch)
-        self._turns.retell()
         self.check()
 
     # The docket

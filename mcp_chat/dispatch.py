@@ -227,28 +227,32 @@ class Dispatch:
         entries = await self.earlier(user, end)
         if entries and is_final(entries[-1].event):
             return entries
-        return await self._recall(user, accepted, outcome, await self.end(user))
+        return await self._recall(user, accepted, outcome)
 
-    async def _recall(self, user: str, accepted: Accepted, outcome: Final, place: str) -> list[Entry]:
+    async def _recall(self, user: str, accepted: Accepted, outcome: Final, place: str = "") -> list[Entry]:
         """Return a command that has ended as the record has it, whatever the log has lost.
 
         Args:
-            place: Where a client goes on behind it.
+            place: The end's place in the log, if it is there.
         """
-        events: list[Event] = []
         command = accepted.command
         sent = (command.session_id, command.run) if isinstance(command, Send) else None
         session_id, run = sent or (accepted.session_id, accepted.run)
-        if run:
-            messages = await self._record.turn(user, session_id, run)
-            events = [TurnStarted(session_id=session_id, run=run), *retold(messages)]
+        events = await self._retold(user, session_id, run) if run else []
         entries = [Entry(id="", command_id=accepted.id, event=event) for event in events]
         return [*entries, Entry(id=place, command_id=accepted.id, event=outcome)]
 
-    async def session_of(self, user: str, turn_id: str) -> str | None:
-        """Return the session of a turn of which the log has lost the beginning."""
+    async def _retold(self, user: str, session_id: str, run: str) -> list[Event]:
+        messages = await self._record.turn(user, session_id, run)
+        return [TurnStarted(session_id=session_id, run=run), *retold(messages)]
+
+    async def recalled(self, user: str, turn_id: str) -> list[Entry]:
+        """Return a turn as the record has it; nothing if it knows none of this id."""
         known = await self._archive.accepted(user, turn_id) if self._archive else None
-        return known.session_id or None if known else None
+        if known is None or not known.run:
+            return []
+        events = await self._retold(user, known.session_id, known.run)
+        return [Entry(id="", command_id=turn_id, event=event) for event in events]
 
     async def wake(self, user: str) -> None:
         """Make sure that somebody serves the user: whoever did may have died."""

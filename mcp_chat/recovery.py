@@ -151,14 +151,15 @@ def past_of(entries: Sequence[Entry]) -> Past:
 def begun(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """Return the entries of the turns that were begun and have not ended, by their commands."""
     found: dict[str, list[Entry]] = {}
+    ended: set[str] = set()
     for entry in entries:
+        if is_final(entry.event):
+            ended.add(entry.command_id)
         if isinstance(entry.event, TurnStarted):
             found.setdefault(entry.command_id, [])
         if entry.command_id in found:
             found[entry.command_id].append(entry)
-        if is_final(entry.event):
-            found.pop(entry.command_id, None)
-    return found
+    return {command_id: its for command_id, its in found.items() if command_id not in ended}
 
 
 def unanswered(messages: Sequence[Message]) -> list[ToolCall]:

@@ -163,6 +163,7 @@ class Turn:
         self._session = Session(id=command.session_id)
         self._written: list[Message] = []
         self._looked_back = past is None
+        self._over = False
         self._announced: set[str] = set()
         self._told = past.told if past else Told()
         self._usage = past.usage if past else Usage()
@@ -201,6 +202,8 @@ class Turn:
 
     def retell(self) -> None:
         """Tell all anew: the log has lost what it had."""
+        if self._over:
+            return
         self._emit(TurnStarted(session_id=self._session.id, run=self._run))
         for event in retold(self._written, self._told.partial):
             self._emit(event)
@@ -328,6 +331,7 @@ class Turn:
         elapsed = int((time.monotonic() - self._began) * 1000)
         if isinstance(outcome, TurnFinished):
             outcome = TurnFinished(stopped=outcome.stopped, elapsed_ms=elapsed, usage=self._usage)
+        self._over = True
         with anyio.move_on_after(END_LIMIT):
             await self._terms.end(outcome)
         log.info("turn.ended", outcome=outcome.type, stopped=stopped, ms=elapsed)

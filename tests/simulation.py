@@ -168,7 +168,7 @@ class Journal:
         self.asked: list[Asked] = []
         self.readings: list[Reading] = []
         self.crashes: list[str] = []
-        self.flushes = 0
+        self.losses = 0
 
     def tick(self) -> int:
         """Return the next moment."""
@@ -189,7 +189,7 @@ class SimLeases(MemoryLeases):
         return await super().renew(lease) or not self.fencing
 
     def drop_lease(self, user: str) -> None:
-        """Let a lease expire."""
+        """Let a lease expire, and with it what it fences."""
         self._leases.pop(user, None)
         self._epochs.pop(user, None)
 
@@ -260,7 +260,7 @@ class SimStore(MemoryStore):
 
     def flush(self) -> None:
         """FLUSHALL."""
-        self._journal.flushes += 1
+        self._journal.losses += 1
         self.sim_leases.flush()
         self.sim_log.flush()
         for each in (self.inbox._waiting, self.window._messages, self.configs._configs):

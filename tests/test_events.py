@@ -17,6 +17,7 @@ from mcp_chat import feed
 from mcp_chat.api import transcript
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.settings import Settings
+from tests.faults import well_formed
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.person import Event, Person
@@ -830,7 +831,22 @@ def test_a_message_that_interrupts_stops_what_runs_and_waits_and_is_answered(
     assert answer["stopped"] is False
     assert [(final["stopped"], final["content"]) for final in stopped] == [(True, "one two"), (True, "")]
     said = [message["content"] for message in tab().history(f"?session_id={session}")]
-    assert said == ["count", "one two", "stop it", "I listen."]
+    assert said == ["count", "one two", "wait", "stop it", "I listen."]
+
+
+def test_a_message_that_waits_and_is_stopped_does_not_come_between_a_call_and_its_result(
+    tab: Tabs, far: ModelServer
+) -> None:
+    tab().connect(server={"name": "demo"})
+    far.will(Reply(calls=[("demo__slow_count", {"steps": 60})]), Reply(text="I listen."))
+    with tab(0).sending("count") as called, tab(1).sending("wait") as waiting:
+        until(called, "tool_start")
+        assert tab(1).say("stop it", if_running="interrupt")["response"] == "I listen."
+        until(called, "final")
+        until(waiting, "final")
+    roles = [message["role"] for message in tab().history()]
+    assert roles == ["user", "assistant", "tool", "user", "user", "assistant"]
+    well_formed(far.requests[-1]["messages"])
 
 
 def test_a_message_waits_for_its_turn_unless_it_is_told_to_interrupt(tab: Tabs, far: ModelServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,18 @@ from mcp_chat.api.sse import event_stream, frame
 from mcp_chat.api.transcript import Transcript, frame_of, streamed
 from mcp_chat.configs import UserConfigs
 from mcp_chat.dispatch import Dispatch
-from mcp_chat.events import Entry, MessageAdded, TurnStarted, order
+from mcp_chat.events import (
+    Cancelled,
+    Connected,
+    Disconnected,
+    Entry,
+    MessageAdded,
+    SessionDeleted,
+    TakenOver,
+    TurnStarted,
+    is_final,
+    order,
+)
 from mcp_chat.exceptions import InvalidRequest, NotFound
 from mcp_chat.feed import Gap
 from mcp_chat.identity import Principal
@@ -24,6 +35,7 @@ from mcp_chat.message import MESSAGE
 from mcp_chat.record import Record
 from mcp_chat.stores.base import START
 
+NO_TURN = (TakenOver, Connected, Cancelled, Disconnected, SessionDeleted)
 PLACE = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 
 
@@ -67,6 +79,7 @@ class Follower:
         place: The last entry that it has seen or passed over.
         known: The log's end when it was told how things are: what is missing before is no news to it.
         turns: The turns whose parts it was sent.
+        torn: Those of which the log has lost the beginning: what they come to is in the record.
     """
 
     events: Events
@@ -75,6 +88,7 @@ class Follower:
     place: str = START
     known: str = START
     turns: dict[str, Transcript] = field(default_factory=dict)
+    torn: set[str] = field(default_factory=set)
 
     async def start(self, after: str | None) -> None:
         """Begin behind a place, or else where the running turn begins."""
@@ -104,6 +118,7 @@ class Follower:
         sent = frame_of(entry, transcript, **where)
         if transcript.ended:
             del self.turns[entry.command_id]
+            self.torn.discard(entry.command_id)
         if self.session_id not in (None, transcript.session_id):
             return ""
         match entry.event:
@@ -118,25 +133,29 @@ class Follower:
     async def _turn_of(self, entry: Entry) -> Transcript | None:
         """Return a turn, with what came before the entry; None for an entry that is about none."""
         turn_id = entry.command_id
+        if turn_id in self.torn and is_final(entry.event):
+            self.turns[turn_id] = transcript_of(await self._recalled(turn_id)) or self.turns[turn_id]
         if turn_id not in self.turns:
-            started: TurnStarted | None
-            if isinstance(entry.event, TurnStarted):
-                started, earlier = entry.event, []
-            else:
-                earlier = await self.events.dispatch.earlier(self.user, entry)
-                found = [each.event for each in earlier if isinstance(each.event, TurnStarted)]
-                started = found[0] if found else None
-            session_id = started.session_id if started else await self._session_of(turn_id)
-            if session_id is None:
+            transcript = transcript_of([entry]) or transcript_of(await self._earlier(entry))
+            if transcript is None:
                 return None
-            self.turns[turn_id] = Transcript(session_id=session_id, turn_id=turn_id)
-            for each in earlier:
-                self.turns[turn_id].add(each)
+            self.turns[turn_id] = transcript
         return self.turns[turn_id]
 
-    async def _session_of(self, turn_id: str) -> str | None:
-        """Return the session of a turn of which the log has lost the beginning."""
-        return await self.events.dispatch.session_of(self.user, turn_id)
+    async def _earlier(self, entry: Entry) -> list[Entry]:
+        """Return what came before; if the log has lost the beginning, what the record has of the turn."""
+        if isinstance(entry.event, NO_TURN):
+            return []
+        earlier = await self.events.dispatch.earlier(self.user, entry)
+        if transcript_of(earlier):
+            return earlier
+        recalled = await self._recalled(entry.command_id)
+        if recalled:
+            self.torn.add(entry.command_id)
+        return recalled
+
+    async def _recalled(self, turn_id: str) -> list[Entry]:
+        return await self.events.dispatch.recalled(self.user, turn_id)
 
     async def _begin(self) -> None:
         """Go to where the running turn begins, or to the log's end."""
@@ -168,6 +187,17 @@ class Follower:
             },
         }
         return frame("reset", data, self.place)
+
+
+def transcript_of(entries: Sequence[Entry]) -> Transcript | None:
+    """Return what a turn's entries add up to; None if its beginning is not among them."""
+    for entry in entries:
+        if isinstance(entry.event, TurnStarted):
+            transcript = Transcript(session_id=entry.event.session_id, turn_id=entry.command_id)
+            for each in entries:
+                transcript.add(each)
+            return transcript
+    return None
 
 
 def place_of(text: str | None) -> str | None:
