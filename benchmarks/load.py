@@ -21,8 +21,8 @@ from tests.person import Person
 
 RATE = 50
 LEVELS = (1, 5, 10, 15, 20, 25, 30, 35, 40, 50, 60)
-SECONDS = 3.0
-WARM_UP = 2.0
+SECONDS = 2.5
+WARM_UP = 1.0
 FULL = 0.95
 STUTTER = 1.5
 

@@ -125,9 +125,10 @@ class Actor:
                     await self._close()
                 writing.cancel_scope.cancel()
         except* ChatError as group:
-            self.why_left = "store"
             if Fenced.code in codes(group):
                 self.fence("log")
+            elif self.why_left != "fenced":
+                self.why_left = "store"
             log.warning("actor.stopped", user=self.user, errors=sorted(codes(group)))
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):

@@ -96,7 +96,7 @@ class Dispatch:
 
     async def _put(self, user: str, command: Command, accepted: Accepted) -> str:
         limit = 1 + MAX_WAITING if isinstance(command, Send) else 2 * MAX_WAITING
-        place = await self._store.inbox.put(user, command, limit=limit)
+        place = await self._store.inbox.put(user, command, limit=limit, again=not accepted.new)
         if place is None:
             if self._archive and accepted.new:
                 await self._archive.withdraw(user, command.id)
@@ -122,7 +122,10 @@ class Dispatch:
                 missed |= isinstance(found, Gap)
                 if found is None:
                     yield None
-                    await self._put_again(user, ticket.accepted)
+                    if end := await self._lost_end(user, ticket.accepted):
+                        for entry in await self._recall(user, ticket.accepted, end):
+                            yield entry
+                        return
                 if not isinstance(found, Entry) or found.command_id != ticket.id:
                     continue
                 begun |= isinstance(found.event, TurnStarted)
@@ -137,14 +140,17 @@ class Dispatch:
                 if isinstance(found.event, HandedOver) and self._ownership.leaving:
                     raise Draining
 
-    async def _put_again(self, user: str, accepted: Accepted) -> None:
-        """Put a command that the store has lost into the inbox again, if it is known not to have ended."""
-        command = accepted.command
-        if command is None or (is_recorded(command) and self._archive is None):
-            return
-        if await self._store.inbox.seen(user, command.id) is None:
-            await self._store.inbox.put(user, command, limit=2 * MAX_WAITING)
+    async def _lost_end(self, user: str, accepted: Accepted) -> Final | None:
+        """Look for a command that the store has lost: return its end, or put it into the inbox again."""
+        if await self._store.inbox.seen(user, accepted.id) is not None:
+            return None
+        known: Accepted | None = accepted
+        if accepted.command is None or is_recorded(accepted.command):
+            known = await self._archive.accepted(user, accepted.id) if self._archive else None
+        if known and known.command:  # without a record nobody can tell whether it has ended
+            await self._store.inbox.put(user, known.command, limit=2 * MAX_WAITING, again=True)
             await self._ownership.wake(user)
+        return known.outcome if known else None
 
     async def watch(self, user: str, after: str) -> AsyncGenerator[Entry | Gap | None]:
         """Yield all entries of a user's behind a place, as they come, without end.

@@ -6,7 +6,7 @@ import contextlib
 
 import structlog
 
-from mcp_chat.commands import Command
+from mcp_chat.commands import Command, is_recorded
 from mcp_chat.events import Final
 from mcp_chat.exceptions import Fenced, StoreUnavailable
 from mcp_chat.stores.base import START, Archive, Lease, Store
@@ -52,10 +52,6 @@ class Docket:
             return
         recorded = await self._archive.open_commands(self._user)
         ids = {command.id for command in recorded}
-        for command in [command for command in self._waiting if command.id not in ids]:
-            if (known := await self._archive.accepted(self._user, command.id)) and known.outcome:
-                self._waiting.remove(command)  # it ended, and the inbox does not know yet
-                await self.forget(command.id)
         unread = [command for command in recorded if command.id not in self._known]
         self._known |= ids
         places = {command.id: place for place, command in enumerate(recorded)}
@@ -74,10 +70,21 @@ class Docket:
             self._place = waiting.place
             command = waiting.command
             self._places.setdefault(command.id, []).append(waiting.place)
-            if command.id not in self._known:
-                self._known.add(command.id)
+            if command.id in self._known:
+                continue
+            self._known.add(command.id)
+            if await self._has_ended(command):
+                await self.forget(command.id)
+            else:
                 self._waiting.append(command)
         return bool(found)
+
+    async def _has_ended(self, command: Command) -> bool:
+        """Tell whether a command ended that was put in again: the store had lost it."""
+        if self._archive is None or not is_recorded(command):
+            return False
+        known = await self._archive.accepted(self._user, command.id)
+        return known is not None and known.outcome is not None
 
     def take(self, *kinds: type[Command]) -> Command | None:
         """Return the next command, of these kinds only if some are given."""

@@ -19,6 +19,7 @@ from mcp_chat.turn import Turn, failed
 log = structlog.get_logger()
 
 Make = Callable[[Send], Turn]
+DECLINE_LIMIT = 20.0
 CALL_LIMIT = 10.0
 """Seconds that tool calls get to end when their worker stops, after the turns' own grace."""
 
@@ -135,13 +136,18 @@ class Turns:
                     running.began = True
                     await self._begin(running)
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
-                if not running.began and running.stopped:
-                    await running.turn.decline(TurnFinished(stopped=True))
+            if not running.began and running.stopped:
+                await self._decline(running)
             self._running.pop(command.id, None)
             if not self._of(command.session_id):
                 self._locks.pop(command.session_id, None)
             running.ended.set()
+
+    async def _decline(self, running: Running) -> None:
+        """End a turn that was stopped before it began, behind the ends of those before it."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(DECLINE_LIMIT):
+            async with self._locks[running.command.session_id]:
+                await running.turn.decline(TurnFinished(stopped=True))
 
     async def _begin(self, running: Running) -> None:
         command = running.command

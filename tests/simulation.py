@@ -185,8 +185,8 @@ class SimLeases(MemoryLeases):
         if self.fencing and epoch is not None and lease and lease.epoch > epoch:
             raise Fenced
 
-    async def renew(self, lease: Lease) -> bool:
-        return await super().renew(lease) or not self.fencing
+    async def renew(self, lease: Lease, *, anew: bool = False) -> bool:
+        return await super().renew(lease, anew=anew) or not self.fencing
 
     def drop_lease(self, user: str) -> None:
         """Let a lease expire, and with it what it fences."""
@@ -547,7 +547,7 @@ class Line:
         self._stop = anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        await self._process.sleep(0.02)
+        await self._process.sleep(0.1)
         task_status.started()
         await self._stop.wait()
 

@@ -426,7 +426,7 @@ def asserting(method: str, path: str, user: str) -> list[tuple[str, dict[str, An
         ways.append((address, None))
     if method in ("POST", "PATCH") and name in BODIES:
         ways.append((address, {"user_id": user, **BODIES[name]}))
-    if name.partition("/")[0] in ("sessions", "search", "uploads"):
+    if name.partition("/")[0] in ("events", "sessions", "search", "uploads"):
         ways.append((f"{address}?user_id={quote(user)}", {"more": "so that it would be refused"}))
     assert ways or method == "GET", f"{path} needs a row"
     return ways
@@ -465,7 +465,7 @@ def test_a_user_id_in_body_or_path_that_is_anothers_is_refused_everywhere(bearer
                 assert answer.status_code == 403, (path, other)
                 assert answer.json() == {"detail": "User ID mismatch.", "code": "forbidden"}
                 asserted += 1
-    assert asserted == 2 * (7 + 2 + 13) * 6
+    assert asserted == 2 * (7 + 2 + 14) * 6
 
 
 def test_an_empty_user_id_means_who_is_signed_in(bearer: Door) -> None:

@@ -52,9 +52,11 @@ class Counted:
                     self.began.append(id_)
             await send(message)
 
-        if scope["type"] == "http" and scope["method"] == "DELETE":
-            self.ended.add(dict(scope["headers"])[b"mcp-session-id"].decode())
-        await self.app(scope, receive, sent)
+        try:
+            await self.app(scope, receive, sent)
+        finally:  # a goodbye, or the end of the stream that a client has open all the time
+            if scope["type"] == "http" and scope["method"] in ("DELETE", "GET"):
+                self.ended.add(dict(scope["headers"]).get(b"mcp-session-id", b"").decode())
 
 
 @pytest.fixture

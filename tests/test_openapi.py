@@ -127,6 +127,8 @@ def schema_of(document: dict[str, Any], path: str) -> Draft202012Validator:
         ("chat", {"user_id": "ann", "message": None}, False),
         ("chat", {"user_id": "ann", "message": "x", "streaming": "yes"}, False),
         ("chat", {"user_id": "ann", "message": "x", "message_id": "a b"}, False),
+        ("chat", {"user_id": "ann", "message": "x", "if_running": "interrupt"}, True),
+        ("chat", {"user_id": "ann", "message": "x", "if_running": "stop"}, False),
         ("chat", {"user_id": "ann", "message": "x", "attachments": ["a b"]}, False),
         ("chat", {"user_id": "ann", "message": "x", "attachments": ["a"] * 9}, False),
         ("sessions", {}, True),
@@ -262,6 +264,11 @@ def test_every_answer_is_one_that_the_document_names(
                 get(path)
             for path in ("status/bob", "config/bob", "history/bob"):
                 assert get(path).status_code == 403
+            for query in ("?after=x", "?session_id=none"):
+                assert get(f"events{query}").status_code in (400, 404)
+            assert get("events?user_id=bob").status_code == 403
+            with alice.http.stream("GET", f"{prefix}/events") as events:
+                assert events.status_code == 200
             ask_about_sessions(alice, prefix)
             post("cancel", json=me)
             post("disconnect", json=me)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -16,6 +17,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from mcp_chat.commands import Cancel, Connect, Disconnect, Send
@@ -42,13 +44,14 @@ SESSIONS = ("s", "t")
 PLANS = ("3", "2 once 2", "2 safe 2", "1 once,safe 1 once 2", "0 once 1")
 CI = bool(os.environ.get("CI"))
 
-# Faults that are known: what they break is not asked for. `test_known_faults` tells when one is gone.
+# Faults that are known: what they break is not asked for. Each but AGAIN has a test below that tells when it is
+# gone; set it to False then.
 
 OVERTAKES = True
 """A disconnect overtakes what waits for a connect, which is then carried out behind it."""
 
 UNTOLD = True
-"""An end that an owner has recorded and not told is never told, or without the text that led to it."""
+"""The end of a connect or a disconnect that an owner has recorded and not told is never told."""
 
 AGAIN = True
 """When the store loses a lease or all its data, ends are told again, and what has ended is begun again."""
@@ -56,11 +59,8 @@ AGAIN = True
 TWICE = True
 """A connect whose end is being told when a disconnect comes ends twice."""
 
-UNASKED = True
-"""The question of a turn that is stopped while it is being written is not told."""
-
 LATE = True
-"""A command that comes into the inbox when it has been carried out already stays there, and is not answered."""
+"""A command that comes into the inbox when it has been carried out stays there, and is not answered."""
 
 Violations = Iterator[str]
 
@@ -178,7 +178,7 @@ def all_ended(world: World) -> Violations:
                 continue  # a stop is in no record
             if end is None:
                 yield f"{user}: {asked.command} has no end"
-            if TWICE and isinstance(asked.command, Connect):
+            if world.journal.losses or (TWICE and isinstance(asked.command, Connect)):
                 continue
             if asked.final and outcome(asked.final) != outcome(end):
                 yield f"{user}: {asked.command.id} ended with {end}, and its sender has {asked.final}"
@@ -239,7 +239,11 @@ def gone(world: World) -> Violations:
     for asked in world.journal.asked:
         if not (isinstance(asked.command, Disconnect) and isinstance(asked.final, Disconnected)):
             continue
-        before = {a.command.id for a in accepted(world, asked.user) if (a.accepted or 0) < asked.begun}
+        before = {
+            a.command.id
+            for a in accepted(world, asked.user)
+            if (a.accepted or 0) < asked.begun and not isinstance(a.command, Cancel)
+        }
         if OVERTAKES and any(isinstance(c, Connect) for c in open_at(world, asked.user, asked.begun)):
             continue
         for each in world.journal.logged[asked.user]:
@@ -288,15 +292,9 @@ def turns_of(world: World, user: str) -> Iterator[list[Entry]]:
             turns[entry.command_id].append(entry)
     for entries in turns.values():
         last = entries[-1]
-        began = any(isinstance(e.event, TurnStarted) and epoch_of(e) == epoch_of(last) for e in entries)
         unwritten = isinstance(last.event, Failed) and last.event.code == "store_unavailable"
-        if not world.journal.losses and not unwritten and (began or not UNTOLD):
+        if not world.journal.losses and not unwritten:
             yield entries
-
-
-def epoch_of(entry: Entry) -> int:
-    """Return the epoch in which an entry was written."""
-    return order(entry.id)[0]
 
 
 def heard(entries: list[Entry]) -> str:
@@ -320,8 +318,6 @@ def told_of_all(world: World) -> Violations:
             told = {entry.event.message.id for entry in entries if isinstance(entry.event, MessageAdded)}
             written = {m.id for m in history(world, user, first.session_id)}
             missing = {id_ for id_ in written if id_.startswith(f"{first.run}-")} - told
-            if UNASKED and is_stopped(entries[-1].event):
-                missing -= {f"{first.run}-q"}
             yield from (f"{user}: {id_} was not told" for id_ in missing)
 
 
@@ -568,5 +564,190 @@ PROFILE = settings(
     print_blob=True,
 )
 
-TestWorkers = Workers.TestCase
+TestWorkers = pytest.mark.timeout(900)(Workers.TestCase)
 TestWorkers.settings = PROFILE
+
+
+class WorkersWithoutArchive(Workers):
+    """The store is all there is, and loses nothing but heartbeats and bells."""
+
+    archive = False
+
+
+TestWorkersWithoutArchive = pytest.mark.timeout(900)(WorkersWithoutArchive.TestCase)
+TestWorkersWithoutArchive.settings = PROFILE
+
+
+class Unfenced(Workers):
+    """Its stores take what any epoch writes."""
+
+    fencing = False
+
+
+def test_without_fences_the_machine_finds_a_violation() -> None:
+    profile = settings(PROFILE, max_examples=300, phases=(Phase.generate,), derandomize=True)
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        run_state_machine_as_test(Unfenced, settings=profile)
+
+
+def test_without_fences_one_pause_is_a_violation() -> None:
+    """An owner that was stopped while it spoke goes on beside the next one; with fences it does not."""
+    assert list(paused(fencing=True)) == []
+    assert any("rising" in found for found in paused(fencing=False))
+
+
+def paused(*, fencing: bool) -> list[str]:
+    """Return what does not hold when an owner is stopped in the middle of its words, and goes on."""
+    with World(fencing=fencing) as world:
+        owner, other = serving(world)
+        world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="9 once 9"))
+        world.run(0.2)
+        owner.stop()
+        world.run(12)
+        owner.go_on()
+        world.run(12)
+        assert len({each.worker for each in world.journal.logged["ann"]}) == 2
+        return [f"{each.__name__}: {one}" for each in ALWAYS for one in each(world)]
+
+
+# Faults that the machine has found, each in its smallest form
+
+
+def serving(world: World) -> tuple[Process, Process]:
+    """Start a worker that serves ann, and one that serves nobody."""
+    owner = world.start()
+    world.run(0.1)
+    world.do(owner.dispatch.outcome("ann", world.connect("ann")))
+    other = world.start()
+    world.run(0.1)
+    return owner, other
+
+
+def accept(world: World, worker: Process, command: Any) -> Asked:
+    """Send a command and wait until it is accepted."""
+    asked = world.ask(worker, "ann", command)
+    assert world.until(lambda: asked.accepted is not None, 5)
+    return asked
+
+
+def ends(world: World, command_id: str) -> list[str]:
+    """Return the types of a command's ends in the log."""
+    return [e.event.type for e in log_of(world, "ann") if e.command_id == command_id and is_final(e.event)]
+
+
+def behind_the_end(world: World, command_id: str) -> list[Entry]:
+    """Return what a command has said behind its first end."""
+    said = [entry for entry in log_of(world, "ann") if entry.command_id == command_id]
+    first = next((n for n, entry in enumerate(said) if is_final(entry.event)), len(said))
+    return said[first + 1 :]
+
+
+def test_what_has_ended_is_not_carried_out_again_when_the_store_has_lost_it() -> None:
+    """FLUSHALL between a turn's end and the moment at which its follower would have heard of it."""
+    with World() as world:
+        _, other = serving(world)
+        accept(world, other, Send(id="m", run="r", session_id="s", text="3"))
+        other.stop()
+        assert world.until(lambda: bool(ends(world, "m")))
+        world.run(1)
+        world.store.flush()
+        other.go_on()
+        world.ask(other, "ann", Send(id="n", run="r2", session_id="s", text="3"))
+        world.run(20)
+        assert behind_the_end(world, "m") == []
+
+
+@pytest.mark.xfail(OVERTAKES, reason="known, see OVERTAKES", strict=True)
+def test_a_disconnect_is_the_end_of_what_waits_for_a_connect() -> None:
+    with World() as world:
+        owner, _ = serving(world)
+        accept(world, owner, world.connect("ann"))
+        accept(world, owner, world.connect("ann"))
+        left = accept(world, owner, Disconnect())
+        world.run(10)
+        assert isinstance(left.final, Disconnected)
+        assert world.archive
+        assert world.archive.configs == {}
+
+
+@pytest.mark.xfail(UNTOLD, reason="known, see UNTOLD", strict=True)
+def test_an_end_that_was_recorded_is_told_by_the_next_owner() -> None:
+    """The owner dies between recording a connect's end and telling it."""
+    with World() as world:
+        owner, other = serving(world)
+        owner.trap = lambda name, args: name == "end"
+        asked = world.ask(other, "ann", world.connect("ann"))
+        world.run(30)
+        assert owner.dead
+        assert isinstance(asked.final, Connected)
+
+
+def test_the_text_of_an_end_that_was_recorded_is_told_by_the_next_owner() -> None:
+    """The owner dies between recording a turn's end and telling it; so do its last words."""
+    with World() as world:
+        owner, other = serving(world)
+        owner.trap = lambda name, args: name == "end"
+        asked = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
+        world.run(30)
+        assert owner.dead
+        assert isinstance(asked.final, TurnFinished)
+        told = [e.event.message.content for e in log_of(world, "ann") if isinstance(e.event, MessageAdded)]
+        assert told[-1] == history(world, "ann", "s")[-1].content == heard(asked.seen)
+
+
+@pytest.mark.xfail(TWICE, reason="known, see TWICE", strict=True)
+def test_a_disconnect_does_not_end_a_connect_that_has_ended() -> None:
+    for delay in range(0, 160, 2):
+        with World(seed=delay) as world:
+            owner, _ = serving(world)
+            connect = world.connect("ann")
+            world.ask(owner, "ann", connect)
+            world.run(delay / 1000)
+            world.ask(owner, "ann", Disconnect())
+            world.run(3)
+            assert len(ends(world, connect.id)) == 1, delay
+
+
+def test_a_turn_that_has_ended_is_not_told_anew_when_the_lease_is_lost() -> None:
+    for delay in range(100, 240, 2):
+        with World(seed=delay) as world:
+            owner, _ = serving(world)
+            world.ask(owner, "ann", Send(id="m", run="r", session_id="s", text="3"))
+            world.run(delay / 1000)
+            world.store.sim_leases.drop_lease("ann")
+            world.run(10)
+            assert ends(world, "m") == ["turn_finished"], delay
+            assert behind_the_end(world, "m") == [], delay
+
+
+def test_a_question_is_told_although_its_turn_is_stopped() -> None:
+    for delay in range(0, 60, 1):
+        with World(seed=delay) as world:
+            owner, _ = serving(world)
+            world.ask(owner, "ann", Send(id="m", run="r", session_id="s", text="3"))
+            world.run(delay / 1000)
+            world.ask(owner, "ann", Cancel(session_id="s"))
+            world.run(3)
+            told = {e.event.message.id for e in log_of(world, "ann") if isinstance(e.event, MessageAdded)}
+            assert {message.id for message in history(world, "ann", "s")} <= told, delay
+
+
+@pytest.mark.xfail(LATE, reason="known, see LATE", strict=True)
+def test_who_brings_a_command_too_late_hears_its_end() -> None:
+    """A worker is stopped between record and inbox; meanwhile the owner finds the command in the record."""
+    with World() as world:
+        _, other = serving(world)
+
+        def stop(name: str, args: tuple[Any, ...]) -> bool:
+            if name == "accept":
+                other.stop()
+            return False
+
+        other.trap = stop
+        asked = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
+        assert world.until(lambda: bool(ends(world, "m")), 30)
+        other.trap = lambda name, args: False
+        other.go_on()
+        world.run(30)
+        assert isinstance(asked.final, TurnFinished)
+        assert ends(world, "m") == ["turn_finished"]

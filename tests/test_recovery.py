@@ -211,11 +211,11 @@ def test_begun_has_what_has_not_ended(steps: list[tuple[int, str]]) -> None:
     log = [
         Entry(id=f"1-{n}", command_id=f"m{who}", event=kinds[kind]()) for n, (who, kind) in enumerate(steps)
     ]
+    ended = {entry.command_id for entry in log if isinstance(entry.event, TurnFinished)}
     wanted: dict[str, list[Entry]] = {}
     for entry in log:
-        if isinstance(entry.event, TurnFinished):
-            wanted.pop(entry.command_id, None)
-        elif isinstance(entry.event, TurnStarted) or entry.command_id in wanted:
+        new = isinstance(entry.event, TurnStarted)
+        if entry.command_id not in ended and (new or entry.command_id in wanted):
             wanted.setdefault(entry.command_id, []).append(entry)
     assert begun([Entry(id="1-0", command_id="", event=TakenOver(worker="w", before="0-0")), *log]) == wanted
 

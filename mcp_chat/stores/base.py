@@ -107,8 +107,11 @@ class Leases(Protocol):
 class Inbox(Protocol):
     """A user's commands that have not ended yet."""
 
-    async def put(self, user: str, command: Command, *, limit: int) -> str | None:
+    async def put(self, user: str, command: Command, *, limit: int, again: bool = False) -> str | None:
         """Add a command unless its id was seen before.
+
+        Args:
+            again: It was accepted before; if the store does not know, it has lost it.
 
         Returns:
             The end of the user's log when the id was first seen: what follows is about the command.

@@ -156,7 +156,7 @@ class MemoryInbox:
         self._n = 0
         self._waiting: dict[str, list[Waiting]] = defaultdict(list)
 
-    async def put(self, user: str, command: Command, *, limit: int) -> str | None:
+    async def put(self, user: str, command: Command, *, limit: int, again: bool = False) -> str | None:
         seen = self._log.seen.get((user, command.id))
         if seen is not None:
             return seen
@@ -164,7 +164,7 @@ class MemoryInbox:
             return None
         self._n += 1
         self._waiting[user].append(Waiting(place=f"{self._n}-0", command=command))
-        return self._log.seen.setdefault((user, command.id), self._log.end_now(user))
+        return self._log.seen.setdefault((user, command.id), START if again else self._log.end_now(user))
 
     async def read(self, user: str, after: str) -> list[Waiting]:
         return [waiting for waiting in self._waiting[user] if order(waiting.place) > order(after)]

@@ -155,9 +155,10 @@ class RedisInbox:
         self._redis = redis
         self._scripts = scripts
 
-    async def put(self, user: str, command: Command, *, limit: int) -> str | None:
+    async def put(self, user: str, command: Command, *, limit: int, again: bool = False) -> str | None:
         keys = [_inbox_key(user), _seen_key(user, command.id), _log_key(user)]
-        place = await self._scripts.run("put", keys, [COMMAND.dump_json(command).decode(), limit, DAY])
+        args = [COMMAND.dump_json(command).decode(), limit, DAY, "again" if again else ""]
+        place = await self._scripts.run("put", keys, args)
         return None if place == "full" else str(place)
 
     async def read(self, user: str, after: str) -> list[Waiting]:

@@ -6,13 +6,14 @@
 -- ARGV[1]  the command as JSON
 -- ARGV[2]  most commands that may wait
 -- ARGV[3]  time to live in seconds of inbox and id
+-- ARGV[4]  again: the command was accepted before and the store has lost it, so all of the log may be about it
 --
 -- Returns the end of the log when the id was first seen, or 'full'.
 local seen = redis.call('GET', KEYS[2])
 if seen then return seen end
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 'full' end
 local place = '0-0'
-if redis.call('EXISTS', KEYS[3]) == 1 then
+if ARGV[4] ~= 'again' and redis.call('EXISTS', KEYS[3]) == 1 then
   local info = redis.call('XINFO', 'STREAM', KEYS[3])
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then place = info[i + 1] end
