@@ -23,10 +23,10 @@ from tests.person import Person
 from tests.running import wait_until
 
 WORKERS = (1, 2, 4)
-ROUNDS = 80
+ROUNDS = 60
 WORDS = 10
 PAUSE = 0.002
-WINDOW = 3.0
+WINDOW = 5.0
 RATE = 50
 KILLS = 15
 STOPS = {2: 3, 4: 1}

@@ -260,6 +260,11 @@ class Dispatch:
         events = await self._retold(user, known.session_id, known.run)
         return [Entry(id="", command_id=turn_id, event=event) for event in events]
 
+    async def ended(self, user: str, turn_id: str) -> list[Entry]:
+        """Return a turn that has ended as the record has it; nothing if it has not."""
+        known = await self._archive.accepted(user, turn_id) if self._archive else None
+        return await self._recall(user, known, known.outcome) if known and known.outcome else []
+
     async def wake(self, user: str) -> None:
         """Make sure that somebody serves the user: whoever did may have died."""
         await self._ownership.wake(user)

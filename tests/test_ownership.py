@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -44,8 +45,8 @@ SESSIONS = ("s", "t")
 PLANS = ("3", "2 once 2", "2 safe 2", "1 once,safe 1 once 2", "0 once 1")
 CI = bool(os.environ.get("CI"))
 
-# Faults that are known: what they break is not asked for. Each but AGAIN has a test below that tells when it is
-# gone; set it to False then.
+# Faults that are known: what they break is not asked for. Each but AGAIN and DECLINED has a test below that
+# tells when it is gone; set it to False then.
 
 OVERTAKES = True
 """A disconnect overtakes what waits for a connect, which is then carried out behind it."""
@@ -58,6 +59,9 @@ AGAIN = True
 
 TWICE = True
 """A connect whose end is being told when a disconnect comes ends twice."""
+
+DECLINED = True
+"""A message that is stopped before it began is written behind the one that has stopped it."""
 
 LATE = True
 """A command that comes into the inbox when it has been carried out stays there, and is not answered."""
@@ -172,7 +176,8 @@ def all_ended(world: World) -> Violations:
         for asked in accepted(world, user):
             end = finals.get(asked.command.id)
             row = world.archive and world.archive.commands.get((user, asked.command.id))
-            if UNTOLD and end is None and row and row.outcome and not isinstance(asked.command, Send):
+            begun = isinstance(asked.command, Send) and not world.journal.losses
+            if UNTOLD and end is None and row and row.outcome and not begun:
                 continue
             if isinstance(asked.command, Cancel) and world.journal.losses:
                 continue  # a stop is in no record
@@ -216,6 +221,8 @@ def in_history(world: World) -> Violations:
             for n, id_ in enumerate(there):
                 for earlier in there[:n]:
                     one, other = sent.get(earlier), sent.get(id_)
+                    if DECLINED and other and may_be_missing(world, other):
+                        continue
                     if one and other and other.accepted and other.accepted < one.begun:
                         yield f"{user}: {one.command.id} stands before {other.command.id}"
 
@@ -336,9 +343,11 @@ def history(world: World, user: str, session: str) -> list[Any]:
 def accepted(world: World, user: str) -> list[Asked]:
     """Return what was acknowledged, each command once."""
     found: dict[str, Asked] = {}
+    begun: dict[str, int] = {}
     for asked in world.journal.asked:
+        begun.setdefault(asked.command.id, asked.begun)  # the first time, acknowledged or not
         if asked.user == user and asked.accepted is not None:
-            found.setdefault(asked.command.id, asked)
+            found.setdefault(asked.command.id, replace(asked, begun=begun[asked.command.id]))
     return list(found.values())
 
 

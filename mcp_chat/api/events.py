@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,9 @@ from mcp_chat.identity import Principal
 from mcp_chat.message import MESSAGE
 from mcp_chat.record import Record
 from mcp_chat.stores.base import START
+
+LOST = 5.0
+"""Seconds between two looks for ends that the log does not tell."""
 
 NO_TURN = (TakenOver, Connected, Cancelled, Disconnected, SessionDeleted)
 PLACE = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
@@ -79,6 +83,7 @@ class Follower:
         place: The last entry that it has seen or passed over.
         known: The log's end when it was told how things are: what is missing before is no news to it.
         turns: The turns whose parts it was sent.
+        over: Those that have ended as the record has it, at the last look.
         torn: Those of which the log has lost the beginning: what they come to is in the record.
     """
 
@@ -89,6 +94,8 @@ class Follower:
     known: str = START
     turns: dict[str, Transcript] = field(default_factory=dict)
     torn: set[str] = field(default_factory=set)
+    over: set[str] = field(default_factory=set)
+    looked: float = field(default_factory=time.monotonic)
 
     async def start(self, after: str | None) -> None:
         """Begin behind a place, or else where the running turn begins."""
@@ -105,12 +112,12 @@ class Follower:
                 async for entry in found:
                     if lost := isinstance(entry, Gap) and order(self.place) >= order(self.known):
                         break
-                    yield await self._frame(entry) if isinstance(entry, Entry) else ""
+                    yield await self._frame(entry) if isinstance(entry, Entry) else await self._lost_end()
             if lost:
                 yield await self._reset()
 
     async def _frame(self, entry: Entry) -> str:
-        self.place = entry.id
+        self.place = entry.id or self.place
         transcript = await self._turn_of(entry)
         if transcript is None:
             return ""
@@ -130,13 +137,29 @@ class Follower:
                 )
         return sent
 
+    async def _lost_end(self) -> str:
+        """Return the end of a turn that ended a while ago without the log telling it, or nothing."""
+        if time.monotonic() < self.looked + LOST:
+            return ""
+        self.looked = time.monotonic()
+        before, self.over = self.over, set()
+        for turn_id in list(self.turns):
+            entries = await self.events.dispatch.ended(self.user, turn_id)
+            transcript = transcript_of(entries)
+            if transcript and turn_id in before:
+                self.turns[turn_id] = transcript
+                return await self._frame(entries[-1])
+            if transcript:
+                self.over.add(turn_id)  # the log may be about to tell it
+        return ""
+
     async def _turn_of(self, entry: Entry) -> Transcript | None:
         """Return a turn, with what came before the entry; None for an entry that is about none."""
         turn_id = entry.command_id
         if turn_id in self.torn and is_final(entry.event):
             self.turns[turn_id] = transcript_of(await self._recalled(turn_id)) or self.turns[turn_id]
         if turn_id not in self.turns:
-            transcript = transcript_of([entry]) or transcript_of(await self._earlier(entry))
+            transcript = transcript_of(await self._earlier(entry)) or transcript_of([entry])
             if transcript is None:
                 return None
             self.turns[turn_id] = transcript
@@ -147,7 +170,7 @@ class Follower:
         if isinstance(entry.event, NO_TURN):
             return []
         earlier = await self.events.dispatch.earlier(self.user, entry)
-        if transcript_of(earlier):
+        if transcript_of([*earlier, entry]):
             return earlier
         recalled = await self._recalled(entry.command_id)
         if recalled:
@@ -173,6 +196,7 @@ class Follower:
         if session_id is None:
             config = await self.events.configs.get(self.user)
             session_id = config.session_id if config else None
+        running = await self.events.dispatch.running(self.user, session_id)
         messages = (
             await self.events.record.messages(self.user, session_id, limit=self.events.max_messages)
             if session_id
@@ -183,9 +207,12 @@ class Follower:
             "after": self.place,
             "snapshot": {
                 "messages": [MESSAGE.dump_python(message, mode="json") for message in messages],
-                "running": await self.events.dispatch.running(self.user, session_id),
+                "running": running,
             },
         }
+        if running and session_id:
+            self.turns[running] = Transcript(session_id=session_id, turn_id=running)
+            self.torn.add(running)
         return frame("reset", data, self.place)
 
 

@@ -157,7 +157,7 @@ class RedisInbox:
 
     async def put(self, user: str, command: Command, *, limit: int, again: bool = False) -> str | None:
         keys = [_inbox_key(user), _seen_key(user, command.id), _log_key(user)]
-        args = [COMMAND.dump_json(command).decode(), limit, DAY, "again" if again else ""]
+        args = (COMMAND.dump_json(command).decode(), limit, DAY, "again" if again else "")
         place = await self._scripts.run("put", keys, args)
         return None if place == "full" else str(place)
 
