@@ -169,6 +169,9 @@ class Actor:
         await self._conclude(entries)
         for turn_id, left in begun(entries).items():
             self._broken[turn_id] = past_of(left)
+        for known in self._docket.ended:
+            if not any(entry.command_id == known.id and is_final(entry.event) for entry in entries):
+                self._broken.setdefault(known.id, Past())
         waiting = {command.id for command in self._docket.waiting}
         for turn_id in self._broken.keys() - waiting:
             await self._tell_end(turn_id)
@@ -292,17 +295,21 @@ class Actor:
 
     async def _connect_aside(self, command: Connect, scope: anyio.CancelScope) -> None:
         """Connect in a task of its own: a server may take its time, and a turn can be stopped meanwhile."""
+        event: Final = failed(InvalidRequest("A disconnect came in between."))
         try:
             with scope:
-                await self._answer(command)
-            if scope.cancelled_caught and not self._leaving:
-                await self._docket.end(command.id, failed(InvalidRequest("A disconnect came in between.")))
+                event = await self._outcome(command)
+            if not (scope.cancelled_caught and self._leaving):
+                await self._ended(command, event)
         finally:
             self._connecting = None
             self.ring()
 
     async def _answer(self, command: Command) -> None:
         """Carry a command out that is not a turn, and say how it went."""
+        await self._ended(command, await self._outcome(command))
+
+    async def _outcome(self, command: Command) -> Final:
         try:
             event = await self._carry_out(command)
         except ChatError as error:
@@ -310,8 +317,8 @@ class Actor:
         except Exception:  # a command that nobody can carry out must not come back for ever
             log.exception("command.crashed", user=self.user, command=command.type)
             event = failed(Unexpected())
-        await self._ended(command, event)
         log.info("command.done", user=self.user, command=command.type, outcome=event.type)
+        return event
 
     async def _ended(self, command: Command, outcome: Final) -> None:
         """Record and tell an end; one that is another owner's to tell is left to them."""
@@ -327,7 +334,8 @@ class Actor:
             case Connect():
                 return await self._connect(command)
             case Cancel():
-                return Cancelled(turns=await self._turns.stop(command.session_id))
+                stopped = await self._turns.stop(command.session_id)
+                return Cancelled(turns=stopped + await self._decline_overtaken(command.session_id))
             case Disconnect():
                 return await self._disconnect()
             case DeleteSession():
@@ -397,6 +405,16 @@ class Actor:
             backend=self._equipment.backend,
             fresh=self._fresh,
         )
+
+    async def _decline_overtaken(self, session_id: str | None) -> int:
+        """Stop messages that came before a cancel or a disconnect and still wait; return how many."""
+        declined = 0
+        for command in self._docket.overtaken:
+            if isinstance(command, Send) and session_id in (None, command.session_id):
+                declined += 1
+                self._docket.drop(command)
+                await self._turn(command).decline(TurnFinished(stopped=True))
+        return declined
 
     # Sessions
 
@@ -480,6 +498,10 @@ class Actor:
             self._connecting.cancel()
         stopped = set(self._turns)
         await self._turns.stop(None)
+        await self._decline_overtaken(None)
+        for command in self._docket.overtaken:
+            self._docket.drop(command)
+            await self._ended(command, failed(InvalidRequest("A disconnect came in between.")))
         config = await self._equipment.config()
         if config is None:
             raise NotConnected

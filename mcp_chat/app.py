@@ -42,7 +42,7 @@ from mcp_chat.message import new_id
 from mcp_chat.metrics import Metrics
 from mcp_chat.netguard import Policy
 from mcp_chat.ownership import Ownership
-from mcp_chat.providers import Providers
+from mcp_chat.providers import Providers, load_packages
 from mcp_chat.safety import check_settings
 from mcp_chat.servers import current, read_servers
 from mcp_chat.settings import Settings, load_settings
@@ -80,6 +80,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     check_stores(settings)
     logs.set_up(settings.log_level)
     entries = read_catalogue(settings.models_file)
+    load_packages(entries)
     servers = {**demo_servers(), **read_servers(settings.servers_file)}
     identity = identity_of(settings)
     vault = Vault(key_of(settings))

@@ -86,7 +86,7 @@ class Dispatch:
         if self._archive and is_recorded(command):
             accepted = await self._archive.accept(user, command)
         if isinstance(accepted.outcome, Failed) and accepted.outcome.retryable and not accepted.run:
-            return await self.submit(user, replace(command, id=new_id()))  # it may go better now
+            return await self.submit(user, renamed(command))  # it may go better now
         if accepted.outcome:
             return Ticket(id=command.id, place=START, accepted=accepted)
         place = await self._put(user, accepted.command or command, accepted)
@@ -120,6 +120,11 @@ class Dispatch:
         async with contextlib.aclosing(self._heard(user, ticket.place)) as heard:
             async for found in heard:
                 missed |= isinstance(found, Gap)
+                command = ticket.accepted.command
+                if isinstance(found, Gap) and command and not is_recorded(command):  # asked anew: no harm
+                    async for each in self.follow(user, await self.submit(user, renamed(command))):
+                        yield each
+                    return
                 if found is None:
                     yield None
                     if end := await self._lost_end(user, ticket.accepted):
@@ -141,16 +146,16 @@ class Dispatch:
                     raise Draining
 
     async def _lost_end(self, user: str, accepted: Accepted) -> Final | None:
-        """Look for a command that the store has lost: return its end, or put it into the inbox again."""
-        if await self._store.inbox.seen(user, accepted.id) is not None:
-            return None
+        """Look for a command of which the log says nothing: return its end, or put it in again if lost."""
         known: Accepted | None = accepted
         if accepted.command is None or is_recorded(accepted.command):
             known = await self._archive.accepted(user, accepted.id) if self._archive else None
-        if known and known.command:  # without a record nobody can tell whether it has ended
+        if known is None or known.command is None:
+            return known.outcome if known else None
+        if await self._store.inbox.seen(user, accepted.id) is None:
             await self._store.inbox.put(user, known.command, limit=2 * MAX_WAITING, again=True)
             await self._ownership.wake(user)
-        return known.outcome if known else None
+        return None
 
     async def watch(self, user: str, after: str) -> AsyncGenerator[Entry | Gap | None]:
         """Yield all entries of a user's behind a place, as they come, without end.
@@ -165,18 +170,23 @@ class Dispatch:
 
     async def running(self, user: str, session_id: str | None) -> str | None:
         """Return the turn that runs in a session, or in any; one that is about to counts too."""
-        for waiting in await self._store.inbox.read(user, START):
-            command = waiting.command
-            if isinstance(command, Send) and session_id in (None, command.session_id):
-                known = await self._archive.accepted(user, command.id) if self._archive else None
-                if known is None or known.outcome is None:  # else the inbox is about to hear of it
-                    return command.id
+        for command in await self.open_turns(user):
+            if session_id in (None, command.session_id):
+                return command.id
         return None
+
+    async def open_turns(self, user: str) -> list[Send]:
+        """Return the messages whose turns have not ended, in order."""
+        if self._archive:  # the store may have lost the inbox
+            commands = await self._archive.open_commands(user)
+        else:
+            commands = [waiting.command for waiting in await self._store.inbox.read(user, START)]
+        return [command for command in commands if isinstance(command, Send)]
 
     async def beginning(self, user: str, turn_id: str) -> str | None:
         """Return the place behind which a turn begins in the log, None if the log does not have it."""
-        place = await self._store.inbox.seen(user, turn_id)
-        while place and (page := await self._store.log.read(user, place)):
+        place = await self._store.inbox.seen(user, turn_id) or START  # a log that was lost begins anew
+        while page := await self._store.log.read(user, place):
             for entry in page:
                 if entry.command_id == turn_id:
                     return place
@@ -185,9 +195,9 @@ class Dispatch:
 
     async def earlier(self, user: str, entry: Entry) -> list[Entry]:
         """Return the entries of a turn that come before one of its own."""
-        place = await self._store.inbox.seen(user, entry.command_id)
+        place = await self._store.inbox.seen(user, entry.command_id) or START
         found: list[Entry] = []
-        while place and (page := await self._store.log.read(user, place)):
+        while page := await self._store.log.read(user, place):
             for each in page:
                 if order(each.id) >= order(entry.id):
                     return found
@@ -250,7 +260,7 @@ class Dispatch:
 
     async def _retold(self, user: str, session_id: str, run: str) -> list[Event]:
         messages = await self._record.turn(user, session_id, run)
-        return [TurnStarted(session_id=session_id, run=run), *retold(messages)]
+        return [TurnStarted(session_id=session_id, run=run), *retold(messages, tools=True)]
 
     async def recalled(self, user: str, turn_id: str) -> list[Entry]:
         """Return a turn as the record has it; nothing if it knows none of this id."""
@@ -277,3 +287,8 @@ class Dispatch:
                 if entry and is_final(entry.event):
                     return entry.event
         raise StoreUnavailable
+
+
+def renamed(command: Command) -> Command:
+    """Return the same command as another one."""
+    return replace(command, id=new_id())

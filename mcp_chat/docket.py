@@ -9,7 +9,7 @@ import structlog
 from mcp_chat.commands import Command, is_recorded
 from mcp_chat.events import Final
 from mcp_chat.exceptions import Fenced, StoreUnavailable
-from mcp_chat.stores.base import START, Archive, Lease, Store
+from mcp_chat.stores.base import START, Accepted, Archive, Lease, Store
 from mcp_chat.writer import EventWriter
 
 log = structlog.get_logger()
@@ -23,6 +23,9 @@ class Docket:
         store: Has the inbox.
         archive: Has the record of all accepted commands, or None.
         writer: Tells readers of ends.
+
+    Attributes:
+        ended: Commands of which only the record knew that they have ended.
     """
 
     def __init__(self, lease: Lease, store: Store, archive: Archive | None, writer: EventWriter) -> None:
@@ -34,7 +37,10 @@ class Docket:
         self._place = START
         self._places: dict[str, list[str]] = {}
         self._waiting: list[Command] = []
+        self._overtaken: list[Command] = []
         self._known: set[str] = set()
+        self._over: dict[str, Final] = {}
+        self.ended: list[Accepted] = []
 
     @property
     def waiting(self) -> list[Command]:
@@ -52,6 +58,8 @@ class Docket:
             return
         recorded = await self._archive.open_commands(self._user)
         ids = {command.id for command in recorded}
+        for command_id in ids & self._over.keys():  # the record did not hear of the end
+            await self._archive.end(self._user, command_id, self._over[command_id], epoch=self._lease.epoch)
         unread = [command for command in recorded if command.id not in self._known]
         self._known |= ids
         places = {command.id: place for place, command in enumerate(recorded)}
@@ -70,28 +78,35 @@ class Docket:
             self._place = waiting.place
             command = waiting.command
             self._places.setdefault(command.id, []).append(waiting.place)
-            if command.id in self._known:
-                continue
-            self._known.add(command.id)
-            if await self._has_ended(command):
+            if command.id in self._over:
                 await self.forget(command.id)
-            else:
-                self._waiting.append(command)
+            elif command.id not in self._known:
+                await self._add(command)
         return bool(found)
 
-    async def _has_ended(self, command: Command) -> bool:
-        """Tell whether a command ended that was put in again: the store had lost it."""
-        if self._archive is None or not is_recorded(command):
-            return False
-        known = await self._archive.accepted(self._user, command.id)
-        return known is not None and known.outcome is not None
+    async def _add(self, command: Command) -> None:
+        """Take a command in, unless it has ended: then it was put in late, or again after it was lost."""
+        self._known.add(command.id)
+        recorded = self._archive and is_recorded(command)
+        known = await self._archive.accepted(self._user, command.id) if self._archive and recorded else None
+        if known and known.outcome:
+            self.ended.append(known)
+            await self.forget(command.id)
+        else:
+            self._waiting.append(command)
 
     def take(self, *kinds: type[Command]) -> Command | None:
         """Return the next command, of these kinds only if some are given."""
         for number, command in enumerate(self._waiting):
             if not kinds or isinstance(command, kinds):
+                self._overtaken = self._waiting[:number]
                 return self._waiting.pop(number)
         return None
+
+    @property
+    def overtaken(self) -> list[Command]:
+        """The commands that were accepted before the one that was taken last, and still wait."""
+        return [command for command in self._overtaken if command in self._waiting]
 
     def drop(self, command: Command) -> None:
         """Do not take a command up any more."""
@@ -106,6 +121,7 @@ class Docket:
         if self._archive and record:
             with contextlib.suppress(StoreUnavailable):  # the log has the end: who comes next records it
                 await self._archive.end(self._user, command_id, outcome, epoch=self._lease.epoch)
+        self._over[command_id] = outcome
         if tell:
             self._writer.emit(command_id, outcome)
             await self._writer.flush()
@@ -120,3 +136,5 @@ class Docket:
     def release(self, command_ids: set[str]) -> None:
         """Forget that commands were ever known: their ids may be used again."""
         self._known -= command_ids
+        for command_id in command_ids:
+            self._over.pop(command_id, None)

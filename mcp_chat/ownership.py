@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import math
@@ -152,11 +153,8 @@ class Ownership:
         return False
 
     async def _claim(self, user: str, seen: Lease | None, why: Claim) -> None:
-        epoch = 0  # the store's clock
-        if self._shop.archive:  # the clock only lifts a new database above what the store may remember
-            least = max(seen.epoch + 1 if seen else 1, int(time.time() * 1000))
-            epoch = await self._shop.archive.next_epoch(user, least)
-        await self._store.leases.beat(self.worker, BEAT_TTL)  # the store may have forgotten it
+        beat = self._store.leases.beat(self.worker, BEAT_TTL)  # the store may have forgotten it
+        epoch, _ = await asyncio.gather(self._draw(user, seen), beat)
         lease = await self._store.leases.claim(user, self.worker, floor=epoch, seen=seen)
         if lease is None:
             return
@@ -165,6 +163,14 @@ class Ownership:
         log.info("user.claimed", user=user, epoch=lease.epoch, why=why, before=seen.worker if seen else "")
         actor = self._actors[user] = Actor(lease, self._shop)
         self._tasks.start_soon(self._run, actor)
+
+    async def _draw(self, user: str, seen: Lease | None) -> int:
+        """Draw an epoch from the record; 0 stands for the store's clock."""
+        if self._shop.archive is None:
+            return 0
+        # the clock only lifts a new database above what the store may remember
+        least = max(seen.epoch + 1 if seen else 1, int(time.time() * 1000))
+        return await self._shop.archive.next_epoch(user, least)
 
     async def _run(self, actor: Actor) -> None:
         try:
@@ -237,9 +243,10 @@ class Ownership:
         self._shop.metrics.worker_buried("exit" if why == "death" else why)
         log.info("worker.buried", worker=worker, why=why)
         try:
-            await self._store.leases.forget(worker)
-            users = await self._store.leases.users(worker)
-            heirs = await self._store.leases.workers()
+            if why == "silence":  # the others were told of a death by one who has forgotten the worker
+                await self._store.leases.forget(worker)
+            leases = self._store.leases
+            users, heirs = await asyncio.gather(leases.users(worker), leases.workers())
             random.shuffle(users)
             async with anyio.create_task_group() as takeovers:
                 for user in users:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,6 +22,17 @@ from mcp_chat.demo.model import DemoModel
 from mcp_chat.exceptions import InvalidRequest
 from mcp_chat.netguard import GuardedTransport, Policy, check_url, guarded_client, guarded_client2
 from mcp_chat.servers import is_header_value
+
+OWN = ("openai", "ollama")
+"""Providers for which users bring keys or addresses of their own."""
+
+
+def load_packages(entries: Sequence[CatalogueEntry]) -> None:
+    """Import the providers' packages, which takes a second: once for all workers, before there are any."""
+    for provider in {*OWN, *(entry.provider for entry in entries)}:
+        with contextlib.suppress(ImportError):  # told when somebody chooses it
+            importlib.import_module(f"langchain_{provider.replace('-', '_')}")
+
 
 log = structlog.get_logger()
 

@@ -17,6 +17,7 @@ from mcp_chat.events import (
     HandedOver,
     MessageAdded,
     TextDelta,
+    ToolFinished,
     ToolStarted,
     TurnStarted,
     is_final,
@@ -182,16 +183,39 @@ def told_of(messages: Sequence[Message]) -> Told:
     return told
 
 
-def retold(messages: Sequence[Message], partial: str = "") -> list[Event]:
-    """Return the events that tell a turn anew, whatever its readers have heard of it."""
+def retold(messages: Sequence[Message], partial: str = "", *, tools: bool = False) -> list[Event]:
+    """Return the events that tell a turn anew, whatever its readers have heard of it.
+
+    Args:
+        partial: What is in no message yet.
+        tools: Tell of the tool calls, too: to readers who have heard nothing.
+    """
     told = Told()
     events: list[Event] = [Discarded(after=VOID)]
+    calls = {call.id: call for message in messages for call in message.tool_calls} if tools else {}
     for message in messages:
         before = len(told.text)
         told.add(message)
         if message.role == "assistant" and len(told.text) > before:
             events.append(TextDelta(text=told.text[before:]))
+        if call := calls.get(message.tool_call_id or ""):
+            events += [_started(call, message), _finished(call, message)]
         events.append(MessageAdded(message=message))
     if partial:
         events.append(TextDelta(text=told.say(partial)))
     return events
+
+
+def _started(call: ToolCall, result: Message) -> ToolStarted:
+    at = str(result.metadata.get("started_at") or result.created_at.isoformat())
+    return ToolStarted(call_id=call.id, name=call.name, args=call.args, at=at)
+
+
+def _finished(call: ToolCall, result: Message) -> ToolFinished:
+    return ToolFinished(
+        call_id=call.id,
+        name=call.name,
+        output=result.content,
+        failed=result.status == "error",
+        at=result.created_at.isoformat(),
+    )

@@ -223,9 +223,8 @@ class Turn:
         return failed(ModelTimeout(f"The turn took longer than {self._terms.limit:g} seconds and was ended."))
 
     async def _converse(self) -> Final:
-        self._session = await self._scribe.session()
+        self._session, _ = await asyncio.gather(self._scribe.session(), self._look_back())
         if self._past:
-            await self._look_back()
             self._count(self._past)
             if self._give_up and not answered(self._written):
                 raise Interrupted
@@ -271,10 +270,12 @@ class Turn:
 
     async def _look_back(self) -> None:
         """Read what earlier owners have written, and which calls they have left open."""
+        past = self._past
+        if past is None:
+            return
         self._written = await self._scribe.turn(self._run)
         self._open = {call.id: call for call in unanswered(self._written)}
-        pending = self._past.pending if self._past else ()
-        self._begun = {call_id for call_id in self._open if call_id not in pending}
+        self._begun = {call_id for call_id in self._open if call_id not in past.pending}
         self._looked_back = True
 
     async def _equip(self) -> Agent:
@@ -367,8 +368,13 @@ class Turn:
         """Write in a task of its own: LangGraph cancels its tasks in the middle of what they do."""
         task = asyncio.create_task(writing)
         self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        task.add_done_callback(self._written_aside)
         return await asyncio.shield(task)
+
+    def _written_aside(self, task: asyncio.Task[Message]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone
 
     async def _keep(self, mark: dict[str, bool], outcome: Final) -> Final:
         """Write what there is of a turn that did not come to its end; each call gets a result."""
@@ -392,7 +398,7 @@ class Turn:
             self._terms.metrics.tool_called("unknown")
         result = UNKNOWN if lost else NO_RESULT
         message = await self._close(call, result, {**mark, "outcome": "unknown"} if lost else dict(mark))
-        self._tell(finished(call, result))
+        self._tell(finished(call, result, message))
         self._tell(MessageAdded(message=message))
 
     def _place(self, kind: str) -> int:
@@ -439,20 +445,23 @@ class Turn:
             self._begun.add(call.id)
             self._calling += 1
             try:
-                emit(ToolStarted(call_id=call.id, name=call.name, args=call.args, at=now().isoformat()))
+                at = now().isoformat()
+                emit(ToolStarted(call_id=call.id, name=call.name, args=call.args, at=at))
                 result = (
                     ToolResult(text=problem, failed=True)
                     if problem
                     else await self._toolbox.call(call.name, call.args, Progress(call, emit))
                 )
                 elapsed = round((time.monotonic() - began) * 1000)
-                message = await self._undisturbed(self._close(call, result, {"elapsed_ms": elapsed}))
+                message = await self._undisturbed(
+                    self._close(call, result, {"elapsed_ms": elapsed, "started_at": at})
+                )
             finally:
                 self._calling -= 1
                 self._quiet.set()
                 self._quiet = anyio.Event()
         self._terms.metrics.tool_called("failed" if result.failed else "succeeded")
-        emit(finished(call, result))
+        emit(finished(call, result, message))
         emit(MessageAdded(message=message))
         return message
 
@@ -480,10 +489,14 @@ class Progress:
         )
 
 
-def finished(call: ToolCall, result: ToolResult) -> ToolFinished:
+def finished(call: ToolCall, result: ToolResult, message: Message) -> ToolFinished:
     """Return the event that tells of a call's result."""
     return ToolFinished(
-        call_id=call.id, name=call.name, output=result.text, failed=result.failed, at=now().isoformat()
+        call_id=call.id,
+        name=call.name,
+        output=result.text,
+        failed=result.failed,
+        at=message.created_at.isoformat(),
     )
 
 

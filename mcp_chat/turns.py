@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -29,12 +28,14 @@ class Running:
     """A turn that runs or waits for its session's turn to end.
 
     Attributes:
+        before: Set when the turn before it in its session has ended.
         stopped: The user wants it to end.
         handed_over: The next owner is to go on with it.
     """
 
     command: Send
     turn: Turn
+    before: anyio.Event | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
     began: bool = False
@@ -73,7 +74,6 @@ class Turns:
         self._metrics = metrics
         self._make = make
         self._running: dict[str, Running] = {}
-        self._locks: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -83,10 +83,11 @@ class Turns:
 
     def start(self, command: Send) -> None:
         """Begin a turn, or let it wait for its session's; one that interrupts stops those before it."""
-        if command.interrupt:
-            for running in self._of(command.session_id):
-                running.stop()
-        running = self._running[command.id] = Running(command, self._make(command))
+        earlier = self._of(command.session_id)
+        for running in earlier if command.interrupt else ():
+            running.stop()
+        before = earlier[-1].ended if earlier else None
+        running = self._running[command.id] = Running(command, self._make(command), before)
         self._tasks.start_soon(self._run, running)
 
     async def stop(self, session_id: str | None) -> int:
@@ -132,22 +133,22 @@ class Turns:
         command = running.command
         try:
             with running.scope:
-                async with self._locks[command.session_id]:
-                    running.began = True
-                    await self._begin(running)
+                if running.before:
+                    await running.before.wait()
+                running.began = True
+                await self._begin(running)
         finally:
             if not running.began and running.stopped:
                 await self._decline(running)
             self._running.pop(command.id, None)
-            if not self._of(command.session_id):
-                self._locks.pop(command.session_id, None)
             running.ended.set()
 
     async def _decline(self, running: Running) -> None:
         """End a turn that was stopped before it began, behind the ends of those before it."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(DECLINE_LIMIT):
-            async with self._locks[running.command.session_id]:
-                await running.turn.decline(TurnFinished(stopped=True))
+            if running.before:
+                await running.before.wait()
+            await running.turn.decline(TurnFinished(stopped=True))
 
     async def _begin(self, running: Running) -> None:
         command = running.command

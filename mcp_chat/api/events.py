@@ -181,12 +181,16 @@ class Follower:
         return await self.events.dispatch.recalled(self.user, turn_id)
 
     async def _begin(self) -> None:
-        """Go to where the running turn begins, or to the log's end."""
+        """Go to where the first of the running turns begins, or to the log's end."""
         dispatch = self.events.dispatch
-        running = await dispatch.running(self.user, self.session_id)
-        place = await dispatch.beginning(self.user, running) if running else None
+        turns = [
+            turn.id
+            for turn in await dispatch.open_turns(self.user)
+            if self.session_id in (None, turn.session_id)
+        ]
+        places = [await dispatch.beginning(self.user, turn_id) for turn_id in turns]
         self.known = await dispatch.end(self.user)
-        self.place = place or self.known
+        self.place = min((place for place in places if place), key=order, default=self.known)
 
     async def _reset(self) -> str:
         """Tell a client that it has missed something: how things are now, and where the stream goes on."""

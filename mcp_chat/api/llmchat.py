@@ -134,7 +134,8 @@ class LLMChat:
             "user_id": user.id,
             "message": "No active session to disconnect",
         }
-        if not await self.configs.exists(user.key):
+        repeated = idempotency_key(request) is not None  # the answer may have been lost
+        if not repeated and not await self.configs.exists(user.key):
             return JSONResponse(gone)
         outcome = await self.dispatch.outcome(user.key, Disconnect(id=command_id(request, "disconnect")))
         if isinstance(outcome, Failed):

@@ -33,7 +33,7 @@ import structlog
 from pydantic import ValidationError
 from redis.exceptions import RedisError, ResponseError
 
-from mcp_chat.commands import COMMAND, Command
+from mcp_chat.commands import COMMAND, Command, is_recorded
 from mcp_chat.events import EVENT, Entry
 from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable
 from mcp_chat.message import MESSAGE, Message
@@ -46,6 +46,9 @@ log = structlog.get_logger()
 
 DAY = 86_400
 ASIDE = 30 * DAY
+SHORTLY = 60
+"""Seconds for which the id of a command that is in no record is known: less than any log lasts."""
+
 FORGOTTEN = 600
 """Seconds for which it stays known whom a dead worker served: several take its users over."""
 
@@ -157,7 +160,8 @@ class RedisInbox:
 
     async def put(self, user: str, command: Command, *, limit: int, again: bool = False) -> str | None:
         keys = [_inbox_key(user), _seen_key(user, command.id), _log_key(user)]
-        args = (COMMAND.dump_json(command).decode(), limit, DAY, "again" if again else "")
+        remembered = DAY if is_recorded(command) else SHORTLY
+        args = (COMMAND.dump_json(command).decode(), limit, DAY, "again" if again else "", remembered)
         place = await self._scripts.run("put", keys, args)
         return None if place == "full" else str(place)
 

@@ -5,8 +5,9 @@
 -- KEYS[3]  chat:events:{u}        stream of events
 -- ARGV[1]  the command as JSON
 -- ARGV[2]  most commands that may wait
--- ARGV[3]  time to live in seconds of inbox and id
+-- ARGV[3]  time to live in seconds of the inbox
 -- ARGV[4]  again: the command was accepted before and the store has lost it, so all of the log may be about it
+-- ARGV[5]  time to live in seconds of the id
 --
 -- Returns the end of the log when the id was first seen, or 'full'.
 local seen = redis.call('GET', KEYS[2])
@@ -21,5 +22,5 @@ if ARGV[4] ~= 'again' and redis.call('EXISTS', KEYS[3]) == 1 then
 end
 redis.call('XADD', KEYS[1], '*', 'c', ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('SET', KEYS[2], place, 'EX', ARGV[3])
+redis.call('SET', KEYS[2], place, 'EX', ARGV[5])
 return place
