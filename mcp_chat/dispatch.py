@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from mcp_chat.commands import Command, Send, is_recorded
@@ -42,6 +42,21 @@ class Ticket:
     id: str
     place: str
     accepted: Accepted
+
+
+@dataclass(slots=True)
+class Reading:
+    """How far one reader of a command's entries is.
+
+    Attributes:
+        begun: It has seen the beginning.
+        missed: It has missed something: what it all came to is in the record.
+        over: It has seen the end.
+    """
+
+    begun: bool
+    missed: bool = False
+    over: bool = False
 
 
 class Dispatch:
@@ -112,38 +127,45 @@ class Dispatch:
             Draining: This worker stops, and somebody else serves the user.
             StoreUnavailable: The store does not answer, or has lost the command.
         """
-        if ticket.accepted.outcome:
-            for entry in await self._ended(user, ticket.accepted, ticket.accepted.outcome):
-                yield entry
+        accepted = ticket.accepted
+        if accepted.outcome:
+            for each in await self._ended(user, accepted, accepted.outcome):
+                yield each
             return
-        missed, begun = False, not isinstance(ticket.accepted.command, Send)
+        reading = Reading(begun=not isinstance(accepted.command, Send))
         async with contextlib.aclosing(self._heard(user, ticket.place)) as heard:
             async for found in heard:
-                missed |= isinstance(found, Gap)
-                command = ticket.accepted.command
-                if isinstance(found, Gap) and command and not is_recorded(command):  # asked anew: no harm
-                    async for each in self.follow(user, await self.submit(user, renamed(command))):
-                        yield each
+                if isinstance(found, Gap) and accepted.command and not is_recorded(accepted.command):
+                    ticket = await self.submit(user, renamed(accepted.command))  # asked anew: no harm
+                    break
+                for entry in await self._read(user, accepted, reading, found):
+                    yield entry
+                if reading.over:
                     return
-                if found is None:
-                    yield None
-                    if end := await self._lost_end(user, ticket.accepted):
-                        for entry in await self._recall(user, ticket.accepted, end):
-                            yield entry
-                        return
-                if not isinstance(found, Entry) or found.command_id != ticket.id:
-                    continue
-                begun |= isinstance(found.event, TurnStarted)
-                missed |= not begun
-                if missed and is_final(found.event):
-                    for entry in await self._recall(user, ticket.accepted, found.event, found.id):
-                        yield entry
-                    return
-                yield found
-                if is_final(found.event):
-                    return
-                if isinstance(found.event, HandedOver) and self._ownership.leaving:
-                    raise Draining
+        async for again in self.follow(user, ticket):
+            yield again
+
+    async def _read(
+        self, user: str, accepted: Accepted, reading: Reading, found: Entry | Gap | None
+    ) -> Sequence[Entry | None]:
+        """Return what a reader of one command is given for what was found in the log."""
+        if found is None:
+            end = await self._lost_end(user, accepted)
+            reading.over = end is not None
+            return await self._recall(user, accepted, end) if end else [None]
+        if isinstance(found, Gap):
+            reading.missed = True
+            return []
+        if found.command_id != accepted.id:
+            return []
+        reading.begun |= isinstance(found.event, TurnStarted)
+        reading.missed |= not reading.begun
+        if isinstance(found.event, HandedOver) and self._ownership.leaving:
+            raise Draining
+        if not is_final(found.event):
+            return [found]
+        reading.over = True
+        return await self._recall(user, accepted, found.event, found.id) if reading.missed else [found]
 
     async def _lost_end(self, user: str, accepted: Accepted) -> Final | None:
         """Look for a command of which the log says nothing: return its end, or put it in again if lost."""
