@@ -263,7 +263,8 @@ class Dispatch:
         """Return a command that has ended as the log has it, or else as the record has it."""
         end = Entry(id=f"{2**62}-0", command_id=accepted.id, event=outcome)
         entries = await self.earlier(user, end)
-        if entries and is_final(entries[-1].event):
+        whole = entries and (isinstance(entries[0].event, TurnStarted) or not accepted.run)
+        if whole and is_final(entries[-1].event):
             return entries
         return await self._recall(user, accepted, outcome)
 
