@@ -34,7 +34,7 @@ from mcp_chat.context import Budget
 from mcp_chat.deaths import heard
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.drain import Drain
-from mcp_chat.exceptions import ChatError, SettingsError
+from mcp_chat.exceptions import ChatError, SettingsError, StoreUnavailable, WrongSchema
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
@@ -203,7 +203,7 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> tuple[Store,
     database_url = settings.database_url.get_secret_value()
     archive = await stack.enter_async_context(open_sql(database_url)) if database_url else None
     if archive:
-        await archive.ping()
+        await check_schema(archive)
     if not redis_url:
         return MemoryStore(max_messages=settings.history_max_messages), archive
     redis = open_redis(
@@ -221,6 +221,22 @@ def heart_of(settings: Settings, store: Store) -> Heartbeat:
     if url := settings.redis_url.get_secret_value():
         return Heart(worker, lambda: open_leases(url))
     return LoopHeart(worker, store.leases)
+
+
+async def check_schema(archive: Archive) -> None:
+    """Refuse a database that was not brought up to date; one that is away may come back.
+
+    A worker that begins in an outage must not fail: gunicorn's master would end with it.
+
+    Raises:
+        WrongSchema: It is not this version's.
+    """
+    try:
+        await archive.ping()
+    except WrongSchema:
+        raise
+    except StoreUnavailable:
+        log.warning("database.away")
 
 
 def workshop_of(

@@ -18,7 +18,8 @@ ChatError                      code, retryable; str() is safe to show to the use
 ├── ModelFailed                the model or its provider did not answer as it should
 │   └── ModelTimeout           it did not answer in time
 ├── StoreUnavailable           Redis or the database did not answer
-│   └── Forgotten              Redis has lost what it held (stores, writer)
+│   ├── Forgotten              Redis has lost what it held (stores, writer)
+│   └── WrongSchema            the database was not brought up to date
 ├── Draining                   this worker is about to stop
 ├── Interrupted                the worker that ran the turn has stopped
 ├── Fenced                     another worker owns this user now
@@ -139,6 +140,10 @@ class StoreUnavailable(ChatError):
 
 class Forgotten(StoreUnavailable):
     """The chat's storage has lost its data. Please try again in a moment."""
+
+
+class WrongSchema(StoreUnavailable):
+    """The database's schema is not this version's: run `mcp-chat migrate`."""
 
 
 class Fenced(ChatError):

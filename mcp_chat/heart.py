@@ -56,11 +56,7 @@ class Heartbeat(Protocol):
         ...
 
     async def start(self) -> None:
-        """Beat from now on.
-
-        Raises:
-            StoreUnavailable: The first beat did not arrive; there is no other.
-        """
+        """Beat from now on."""
         ...
 
     async def stop(self) -> None:
@@ -130,10 +126,11 @@ class Pulse:
                 self.miss("the event loop hangs")
                 due = loop.time() + min(TICK_EVERY, self._every)
             else:
-                await self._try(leases)
+                await self.attempt(leases)
             await asyncio.sleep(due - loop.time())
 
-    async def _try(self, leases: Leases) -> None:
+    async def attempt(self, leases: Leases) -> None:
+        """Beat once, and report it if it did not arrive."""
         try:
             await self.beat(leases)
         except StoreUnavailable:
@@ -196,10 +193,10 @@ class Heart:
         return self._pulse.beats(within)
 
     async def start(self) -> None:
-        """Beat for the first time, and go on.
+        """Beat for the first time, and go on: a store that is away is tried again.
 
         Raises:
-            StoreUnavailable: The first beat did not arrive; there is no other.
+            SettingsError: There can be no such store.
         """
         self._tick()
         self._loop = asyncio.new_event_loop()
@@ -208,8 +205,7 @@ class Heart:
         try:
             # not `wait_for`, which would cancel what the thread is about to set
             await asyncio.wait([asyncio.wrap_future(self._first)], timeout=START_LIMIT)
-            error = self._first.result() if self._first.done() else StoreUnavailable()
-            if error is not None:
+            if self._first.done() and (error := self._first.result()):
                 raise error
         except BaseException:
             self._end()
@@ -252,7 +248,7 @@ class Heart:
     async def _beat(self) -> None:
         try:
             async with self._open() as leases:
-                await self._pulse.beat(leases)
+                await self._pulse.attempt(leases)
                 self._first.set_result(None)
                 await self._pulse.go_on(leases, self._hung)
         except Exception as error:  # noqa: BLE001 - `start` raises it, in the other thread
@@ -306,12 +302,8 @@ class LoopHeart:
         return self._pulse.beats(within)
 
     async def start(self) -> None:
-        """Beat for the first time, and go on.
-
-        Raises:
-            StoreUnavailable: The first beat did not arrive; there is no other.
-        """
-        await self._pulse.beat(self._leases)
+        """Beat for the first time, and go on: a store that is away is tried again."""
+        await self._pulse.attempt(self._leases)
         self._task = asyncio.create_task(self._pulse.go_on(self._leases, lambda: False))
 
     async def stop(self) -> None:

@@ -167,6 +167,25 @@ class RedisCluster:
                 return self.server(port)
         raise AssertionError(f"nobody has slot {slot}")
 
+    def agrees(self) -> bool:
+        """Whether all servers answer, take the cluster for whole, and know the same masters."""
+        maps = [_masters(server) for server in self.servers if server.answers() and _is_whole(server)]
+        return maps == [maps[0]] * len(self.servers) if maps else False
+
+    def restore(self) -> None:
+        """Make the first masters masters again, when all servers can be reached."""
+        first = {master.port for master in self.masters}
+
+        def restored() -> bool:
+            if self.agrees() and _masters(self.servers[0]) == first:
+                return all(_in_step(replica) for replica in self.replicas)
+            for master in self.masters:
+                if master.answers() and _in_step(master):  # it is a replica, and has what its master has
+                    master.ask("CLUSTER FAILOVER")
+            return False
+
+        wait_until(restored, "the first masters are masters again", seconds=30)
+
     def subscribed(self, channel: str) -> Server | None:
         """The server at which somebody listens to a channel."""
         for server in self.servers:
@@ -239,6 +258,12 @@ def _knows(server: Server, count: int) -> bool:
 def _is_whole(server: Server) -> bool:
     slots = server.ask("CLUSTER INFO")
     return bool(slots["cluster_state"] == "ok" and slots["cluster_slots_ok"] == str(SLOTS))
+
+
+def _masters(server: Server) -> set[int]:
+    with server.client() as client:
+        client.response_callbacks.clear()
+        return {port for _, _, (_, port, *_), *_ in client.execute_command("CLUSTER SLOTS")}
 
 
 def _in_step(server: Server) -> bool:

@@ -21,8 +21,8 @@ from tests.installation import Installation
 CLAIMED = 'mcp_chat_users_claimed_total{why="death"}'
 SERIES = {
     "users_claimed_total": 6,
-    "users_released_total": 4,
-    "users_fenced_total": 3,
+    "users_released_total": 6,
+    "users_fenced_total": 4,
     "turns_ended_total": 5,
     "turns_resumed_total": 5,
     "tool_calls_total": 3,

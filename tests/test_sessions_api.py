@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -796,8 +797,8 @@ def test_the_documented_examples_answer_what_is_shown(stage: Stage, tmp_path: Pa
     sign_in = f"curl -s -c cookies -H 'Content-Type: application/json' {stage.url}/auth/demo"
     run(f"""{sign_in} -d '{{"user": "documented"}}'""", tmp_path, stage.url)
     found = blocks("docs/http-api.md")
-    examples = list(zip(found[::2], found[1::2], strict=True))
-    assert len(examples) == 4
+    examples = [(asked, answer) for asked, answer in pairwise(found) if answer[0] == "json"]
+    assert len(examples) == len(found) // 2 == 4  # and one whose answer has no end
     for (language, command), (_, shown) in examples:
         assert language == "sh"
         assert shape(json.loads(run(command, tmp_path, stage.url))) == shape(json.loads(shown))

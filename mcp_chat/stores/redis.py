@@ -24,6 +24,7 @@ The scripts in `lua/` say what each does with its keys. Every key has a time to 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -101,11 +102,14 @@ class RedisLeases:
             await self._redis.srem(_users_key(lease.worker), lease.user)
 
     async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
-        with translated():
-            await self._redis.set(f"worker:{worker}", "1", px=int(ttl * 1000))
-            await (self._redis.srem if taking else self._redis.sadd)("workers:leaving", worker)
-            await self._redis.expire("workers:leaving", DAY)
-        await self._scripts.run("beat", ["workers"], [worker, int(ttl * 1000), DAY])
+        mark = self._redis.srem if taking else self._redis.sadd
+        with translated():  # side by side: on a slow network a beat is not to take longer than one command
+            await asyncio.gather(
+                self._redis.set(f"worker:{worker}", "1", px=int(ttl * 1000)),
+                mark("workers:leaving", worker),
+                self._redis.expire("workers:leaving", DAY),
+                self._scripts.run("beat", ["workers"], [worker, int(ttl * 1000), DAY]),
+            )
 
     async def alive(self, worker: str) -> bool:
         with translated():
@@ -126,10 +130,12 @@ class RedisLeases:
 
     async def forget(self, worker: str) -> None:
         with translated():
-            await self._redis.delete(f"worker:{worker}")
-            await self._redis.zrem("workers", worker)
-            await self._redis.srem("workers:leaving", worker)
-            await self._redis.expire(_users_key(worker), FORGOTTEN)
+            await asyncio.gather(
+                self._redis.delete(f"worker:{worker}"),
+                self._redis.zrem("workers", worker),
+                self._redis.srem("workers:leaving", worker),
+                self._redis.expire(_users_key(worker), FORGOTTEN),
+            )
 
     async def lock(self, user: str, token: str, ttl: float) -> bool:
         with translated():

@@ -19,7 +19,7 @@ from sqlalchemy import Table, bindparam, case, delete, func, insert, inspect, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge
+from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge, WrongSchema
 from mcp_chat.message import ID, Message, Part, Usage, new_id
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
@@ -94,7 +94,7 @@ class SQLArchive(SQLLedger):
                 connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
                 revision = await self._found_revision(connection)
             if revision != self._revision:
-                raise StoreUnavailable("The database's schema is not this version's: run `mcp-chat migrate`.")
+                raise WrongSchema
 
     async def _found_revision(self, connection: AsyncConnection) -> str | None:
         if not await connection.run_sync(lambda sync: inspect(sync).has_table(VERSION_TABLE)):
