@@ -8,7 +8,7 @@ import hashlib
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal
 
 import anyio
@@ -124,7 +124,7 @@ class Ownership:
         async for worker in names:
             if worker != self.worker:
                 log.info("worker.died", worker=worker)
-                self._tasks.start_soon(self._report, worker)
+                self._aside(self._report, worker)
 
     # Claims
 
@@ -207,12 +207,22 @@ class Ownership:
 
     # Other workers
 
+    def _aside(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Do something that nobody waits for; whatever becomes of it, this worker goes on."""
+        self._tasks.start_soon(self._guarded, work, *args)
+
+    async def _guarded(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+        try:
+            await work(*args)
+        except Exception:  # the tasks of a worker share one group: an error would end them all
+            log.exception("ownership.failed")
+
     async def _listen(self) -> None:
         async with self._store.bells.listen(bell_of(self.worker)) as bell:
             while True:
                 await bell.wait(60)
                 for user in set(bell.notes()):
-                    self._tasks.start_soon(self._heard, user)  # a takeover keeps no other user waiting
+                    self._aside(self._heard, user)  # a takeover keeps no other user waiting
 
     async def _heard(self, user: str, why: Claim = "message") -> None:
         try:
@@ -228,7 +238,7 @@ class Ownership:
             while True:
                 await bell.wait(60)
                 for worker in set(bell.notes()):
-                    self._tasks.start_soon(self._bury, worker, "death")
+                    self._aside(self._bury, worker, "death")
 
     async def _report(self, worker: str) -> None:
         """Tell the workers of all hosts of a death."""
@@ -272,12 +282,14 @@ class Ownership:
                 for worker in await self._store.leases.silent():
                     if worker != self.worker:
                         log.warning("worker.silent", worker=worker)
-                        self._tasks.start_soon(self._bury, worker, "silence")
+                        self._aside(self._bury, worker, "silence")
                 if time.monotonic() - looked > NEGLECT:
                     looked = time.monotonic() + random.random()  # noqa: S311 - to spread the workers
                     await self._look_after_neglected()
             except ChatError as error:
                 log.warning("workers.unseen", error=error.code)
+            except Exception:  # it is the last look otherwise
+                log.exception("workers.unseen")
 
     async def _look_after_neglected(self) -> None:
         """Wake those who have commands that nobody has taken up: the store may have lost them."""
@@ -287,7 +299,7 @@ class Ownership:
             if actor := self._actors.get(user):
                 actor.check()
             else:
-                self._tasks.start_soon(self._heard, user, "neglect")
+                self._aside(self._heard, user, "neglect")
 
     async def _renew(self) -> None:
         """Renew all leases: the store may have lost them, and then somebody else may have claimed a user."""
@@ -298,6 +310,8 @@ class Ownership:
                     await self._keep(actor)
                 except StoreUnavailable:
                     break
+                except Exception:  # one user's lease must not end the keeping of all others
+                    log.exception("lease.not_renewed", user=actor.user)
 
     async def _keep(self, actor: Actor) -> None:
         try:

@@ -25,10 +25,10 @@ def test_two_workers_keep_every_promise_whatever_breaks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_four_workers_keep_every_promise_for_longer(tmp_path: Path) -> None:
-    report = clean(run(Plan(operations=2000, seed=5, workers=4, users=32), tmp_path))
-    assert len(report.faults) > 10, "most kinds of faults were there"
+    report = clean(run(Plan(operations=600, seed=5, workers=4, users=24), tmp_path))
+    assert len(report.faults) > 5, "many kinds of faults were there"
 
 
 def test_a_worker_without_fences_has_none_left() -> None:

@@ -23,6 +23,8 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Event, Person
 from tests.running import running, wait_until
 
+pytestmark = pytest.mark.slow
+
 DATA = {
     "token": {"content"},
     "tool_start": {"type", "id", "tool", "input", "start"},

@@ -22,6 +22,8 @@ from tests.person import Person
 from tests.running import running, wait_until
 from tests.test_events import Tabs, heard, on_two_workers, until
 
+pytestmark = pytest.mark.slow
+
 SESSION_TTL = 10
 SHORT = 300
 """Seconds that may be left to what stays of a user who has disconnected: `LLMCHAT_SESSION_TTL`."""

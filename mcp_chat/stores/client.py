@@ -61,6 +61,17 @@ WHAT_TO_WRITE: Final = (
 
 
 @contextlib.contextmanager
+def mended() -> Iterator[None]:
+    """Turn what uvloop raises at a connection that has just been closed into an error of redis-py."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "closed" not in str(error):
+            raise
+        raise ConnectionLost(str(error)) from error
+
+
+@contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Turn what redis-py raises into `StoreUnavailable`."""
     try:
@@ -99,10 +110,11 @@ async def execute_many(client: Client, commands: Sequence[RawCommand]) -> list[A
         return await asyncio.gather(*(client.execute_command(*c) for c in commands), return_exceptions=True)
 
     async def attempt() -> list[Any]:
-        async with client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
+        with mended():
+            async with client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return await pipeline.execute(raise_on_error=False)
 
     return await (_patiently(attempt) if isinstance(client, Master) else attempt())
 
@@ -162,7 +174,16 @@ def _server(url: str) -> contextlib.AbstractAsyncContextManager[Redis]:
         url, max_connections=CONNECTIONS, timeout=PATIENCE, retry=quick, **DECODED
     )
     _check_options(pool)
-    return _closing(Redis.from_pool(pool))
+    return _closing(Single.from_pool(pool))
+
+
+class Single(Redis):
+    """The client of one server."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute a command."""
+        with mended():
+            return await super().execute_command(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _check_options(pool: ConnectionPool) -> None:
@@ -219,7 +240,8 @@ class Cluster(RedisCluster):
     async def _attempt(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         async with self._turns:
             try:
-                return await super().execute_command(*args, **kwargs)
+                with mended():
+                    return await super().execute_command(*args, **kwargs)
             except (SlotNotCoveredError, AttributeError) as error:  # closed by another task while it greeted
                 raise ConnectionLost(str(error)) from error
 
@@ -275,8 +297,11 @@ class Master(Redis):
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """Execute a command; wait for a failover, but not for ever."""
-        execute = super().execute_command
-        return await _patiently(lambda: execute(*args, **kwargs))  # type: ignore[no-untyped-call]
+        return await _patiently(lambda: self._try(args, kwargs))
+
+    async def _try(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        with mended():
+            return await super().execute_command(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _sentinel(address: Address) -> contextlib.AbstractAsyncContextManager[Redis]:

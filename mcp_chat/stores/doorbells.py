@@ -21,7 +21,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from mcp_chat.exceptions import StoreUnavailable
 from mcp_chat.stores.bells import LocalBell, LocalBells
-from mcp_chat.stores.client import Client, translated
+from mcp_chat.stores.client import Client, mended, translated
 
 log = structlog.get_logger()
 
@@ -83,7 +83,8 @@ class RedisBells:
             tasks.start_soon(self._try_out)
             while True:
                 try:
-                    await self._serve(await self._open())
+                    with mended():
+                        await self._serve(await self._open())
                 except (RedisError, RedisClusterException, OSError) as error:
                     log.warning("bells.interrupted", error=type(error).__name__)
                 await self.aclose()
