@@ -54,6 +54,9 @@ log = structlog.get_logger()
 ATTEMPTS = 2
 """Owners that may die over one turn before it is given up."""
 
+WINDOWS = 100
+"""Conversations, the ones used last first, whose windows a disconnect clears; the others' have expired."""
+
 HELD_LIMIT = 5.0
 """Seconds that a tool call waits for the heartbeat to be heard again."""
 
@@ -79,6 +82,7 @@ class Actor:
         self._given_up: set[str] = set()
         self._fresh: set[str] = set()
         self._connecting: anyio.CancelScope | None = None
+        self._connected = anyio.Event()
         self._tasks: TaskGroup
         self._aside: TaskGroup
         self._turns: Turns
@@ -268,9 +272,11 @@ class Actor:
         self._used = time.monotonic()
         if isinstance(command, Send):
             await self._count(command)
-            self._turns.start(command)
+            if not self._leaving:  # else it stays in inbox and record
+                self._turns.start(command)
         elif isinstance(command, Connect):
             self._connecting = anyio.CancelScope()
+            self._connected = anyio.Event()
             self._tasks.start_soon(self._connect_aside, command, self._connecting)
         else:
             await self._answer(command)
@@ -281,7 +287,7 @@ class Actor:
         if past is None or not (past.crashes or await self._has_begun(command, past)):
             return
         died = past.crashes
-        if self._shop.archive:
+        if self._shop.archive and not past.orderly:
             died = await self._shop.archive.retry(self.user, command.id, epoch=self.lease.epoch)
         if died >= ATTEMPTS:
             self._given_up.add(command.id)
@@ -303,6 +309,7 @@ class Actor:
                 await self._ended(command, event)
         finally:
             self._connecting = None
+            self._connected.set()
             self.ring()
 
     async def _answer(self, command: Command) -> None:
@@ -406,6 +413,13 @@ class Actor:
             fresh=self._fresh,
         )
 
+    async def _clear_windows(self, session_id: str) -> None:
+        """Clear the windows of the user's conversations; the archive keeps them."""
+        archive = self._shop.archive
+        recent = await archive.sessions(self.user, limit=WINDOWS) if archive else []
+        for each in {session_id, *(session.id for session in recent)}:
+            await self._shop.history.record.clear(self.user, each, epoch=self.lease.epoch)
+
     async def _decline_overtaken(self, session_id: str | None) -> int:
         """Stop messages that came before a cancel or a disconnect and still wait; return how many."""
         declined = 0
@@ -474,13 +488,14 @@ class Actor:
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
             earlier = await self._equipment.config()
-            await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
-            stopped = set(self._turns)
-            await self._turns.stop(None)
+            with anyio.CancelScope(shield=True):  # from here on it is in force
+                await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
+                stopped = set(self._turns)
+                await self._turns.stop(None)
+                await self._equipment.change(config, ready)
         except BaseException:  # cancelled or not: what was opened is closed
             await ready.aclose()
             raise
-        await self._equipment.change(config, ready)
         if earlier and not self._shop.keep_history:
             await self._erase(earlier.session_id, stopped)
         await self._adopt(command.user_id, config.session_id)
@@ -496,6 +511,7 @@ class Actor:
     async def _disconnect(self) -> Disconnected:
         if self._connecting:
             self._connecting.cancel()
+            await self._connected.wait()
         stopped = set(self._turns)
         await self._turns.stop(None)
         await self._decline_overtaken(None)
@@ -507,7 +523,7 @@ class Actor:
             raise NotConnected
         epoch = self.lease.epoch
         if self._shop.keep_history:
-            await self._shop.history.record.clear(self.user, config.session_id, epoch=epoch)
+            await self._clear_windows(config.session_id)
         else:
             await self._erase(config.session_id, stopped)
         await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again

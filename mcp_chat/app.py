@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import version
 
@@ -93,6 +94,9 @@ def create_app(settings: Settings | None = None) -> Starlette:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             metrics = Metrics()
             heart = heart_of(settings, store)
+            stack.push_async_callback(
+                heart.stop
+            )  # whatever ends this worker's tasks, it is to look dead then
             feed = Feed(store.log, store.bells, tasks, metrics)
             feed.start()
             workshop = workshop_of(settings, store, archive, vault, entries, servers, heart, feed, metrics)
@@ -113,7 +117,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
             left = anyio.Event()
             tasks.start_soon(leave, ownership, drain, left)
             log.info("worker.ready", worker=ownership.worker)
-            yield
+            with replaced_if_broken(app):
+                yield
             drain.start()
             await left.wait()
             tasks.cancel_scope.cancel()
@@ -130,6 +135,17 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app.state.drain = drain
     app.state.deaths = None
     return app
+
+
+@contextmanager
+def replaced_if_broken(app: Starlette) -> Iterator[None]:
+    """Have gunicorn replace a worker whose tasks have failed: it would go on taking requests."""
+    try:
+        yield
+    except BaseException:
+        if app.state.deaths:
+            signal.raise_signal(signal.SIGTERM)
+        raise
 
 
 async def tidy_up(archive: Archive) -> None:

@@ -26,6 +26,9 @@ from mcp_chat.record import Record
 from mcp_chat.recovery import retold
 from mcp_chat.stores.base import START, Accepted, Archive, Store
 
+SILENCE = 0.9
+"""Seconds without a word on a command after which the record is asked whether it has ended."""
+
 MAX_WAITING = 16
 """Messages besides the one that is answered; of all commands twice as many: a full inbox can be cancelled."""
 
@@ -52,9 +55,11 @@ class Reading:
         begun: It has seen the beginning.
         missed: It has missed something: what it all came to is in the record.
         over: It has seen the end.
+        heard: When it was last told something, or looked in the record whether that was all.
     """
 
     begun: bool
+    heard: float
     missed: bool = False
     over: bool = False
 
@@ -111,11 +116,14 @@ class Dispatch:
 
     async def _put(self, user: str, command: Command, accepted: Accepted) -> str:
         limit = 1 + MAX_WAITING if isinstance(command, Send) else 2 * MAX_WAITING
-        place = await self._store.inbox.put(user, command, limit=limit, again=not accepted.new)
-        if place is None:
-            if self._archive and accepted.new:
+        try:
+            place = await self._store.inbox.put(user, command, limit=limit, again=not accepted.new)
+            if place is None:
+                raise TooManyWaiting
+        except (StoreUnavailable, TooManyWaiting):
+            if self._archive and accepted.new:  # who is refused may send it again as another one
                 await self._archive.withdraw(user, command.id)
-            raise TooManyWaiting
+            raise
         return place
 
     async def follow(self, user: str, ticket: Ticket) -> AsyncGenerator[Entry | None]:
@@ -132,7 +140,7 @@ class Dispatch:
             for each in await self._ended(user, accepted, accepted.outcome):
                 yield each
             return
-        reading = Reading(begun=not isinstance(accepted.command, Send))
+        reading = Reading(begun=not isinstance(accepted.command, Send), heard=time.monotonic())
         async with contextlib.aclosing(self._heard(user, ticket.place)) as heard:
             async for found in heard:
                 if isinstance(found, Gap) and accepted.command and not is_recorded(accepted.command):
@@ -149,15 +157,18 @@ class Dispatch:
         self, user: str, accepted: Accepted, reading: Reading, found: Entry | Gap | None
     ) -> Sequence[Entry | None]:
         """Return what a reader of one command is given for what was found in the log."""
-        if found is None:
-            end = await self._lost_end(user, accepted)
-            reading.over = end is not None
-            return await self._recall(user, accepted, end) if end else [None]
         if isinstance(found, Gap):
             reading.missed = True
             return []
-        if found.command_id != accepted.id:
-            return []
+        if found is None or found.command_id != accepted.id:
+            end = None
+            if time.monotonic() > reading.heard + SILENCE:
+                reading.heard = time.monotonic()
+                with contextlib.suppress(StoreUnavailable):  # asked again in a second
+                    end = await self._lost_end(user, accepted)
+            reading.over = end is not None
+            return await self._recall(user, accepted, end) if end else [None]
+        reading.heard = time.monotonic()
         reading.begun |= isinstance(found.event, TurnStarted)
         reading.missed |= not reading.begun
         if isinstance(found.event, HandedOver) and self._ownership.leaving:
@@ -254,10 +265,11 @@ class Dispatch:
 
     async def _look_after(self, user: str, *, for_ever: bool) -> None:
         """Have somebody serve the user if there is something to be done."""
-        if self._ownership.gone_for(user):
+        if self._ownership.late or (for_ever and self._ownership.gone_for(user)):
             raise Draining
-        if not for_ever or await self._store.inbox.waits(user):
-            await self._ownership.wake(user)
+        with contextlib.suppress(StoreUnavailable):  # patience decides when it has lasted too long
+            if not for_ever or await self._store.inbox.waits(user):
+                await self._ownership.wake(user)
 
     async def _ended(self, user: str, accepted: Accepted, outcome: Final) -> list[Entry]:
         """Return a command that has ended as the log has it, or else as the record has it."""

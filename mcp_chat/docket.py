@@ -6,7 +6,7 @@ import contextlib
 
 import structlog
 
-from mcp_chat.commands import Command, is_recorded
+from mcp_chat.commands import Command, Send, is_recorded
 from mcp_chat.events import Final
 from mcp_chat.exceptions import Fenced, StoreUnavailable
 from mcp_chat.stores.base import START, Accepted, Archive, Lease, Store
@@ -92,6 +92,8 @@ class Docket:
         if known and known.outcome:
             self.ended.append(known)
             await self.forget(command.id)
+        elif known is None and self._archive and isinstance(command, Send):
+            await self.forget(command.id)  # withdrawn: its sender was refused
         else:
             self._waiting.append(command)
 

@@ -7,6 +7,7 @@ whether something is missing; then it reads the log itself. So no way needs to b
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -27,6 +28,7 @@ log = structlog.get_logger()
 
 POLL = 1.0
 PAGE = 1000
+PLACE = re.compile(r"\d+-\d+")
 QUEUE = 512
 """Entries that wait for one reader; a slower one reads the log."""
 
@@ -159,7 +161,7 @@ class Feed:
     async def _hear(self, user: str, watch: Watch, notes: Sequence[str]) -> None:
         entries: list[Entry] = []
         for note in notes:
-            if note and order(last_of(note)) > order(watch.place):  # an owner on this worker was faster
+            if order(last_of(note)) > order(watch.place):  # an owner on this worker was faster
                 entries += self._log.heard(note)
         fresh = [entry for entry in entries if order(entry.id) > order(watch.place)]
         if fresh and unbroken(watch.place, fresh):
@@ -191,5 +193,6 @@ def unbroken(place: str, entries: Sequence[Entry]) -> bool:
 
 
 def last_of(note: str) -> str:
-    """Return the id of the last entry that a ring carries: its last line but one."""
-    return note.rsplit("\n", 2)[-2] if "\n" in note else START
+    """Return the id of the last entry that a ring carries, its last line but one; the start for another's."""
+    *_, place, _ = ("", "", *note.rsplit("\n", 2))
+    return place if PLACE.fullmatch(place) else START

@@ -71,6 +71,7 @@ class Ownership:
         self._lock_wait = lock_wait
         self._actors: dict[str, Actor] = {}
         self._takeovers = anyio.CapacityLimiter(TAKEOVERS)
+        self._burying: set[str] = set()
         self._late = math.inf
         self.leaving = False
 
@@ -130,7 +131,7 @@ class Ownership:
 
     async def _take(self, user: str, seen: Lease | None, why: Claim) -> None:
         """Claim a user through the gate, so that several workers do not all draw an epoch."""
-        token = new_id()
+        token = f"{self.worker} {new_id()}"
         if not await self._enter(user, token):
             return
         try:
@@ -148,15 +149,29 @@ class Ownership:
         for attempt in range(self._lock_retries + 1):
             if await self._store.leases.lock(user, token, self._lock_ttl):
                 return True
+            await self._break_open(user)
             if attempt < self._lock_retries:
                 await anyio.sleep(self._lock_wait)
         return False
 
+    async def _break_open(self, user: str) -> None:
+        """Open a gate that a worker has closed who has died behind it."""
+        token = await self._store.leases.locked_by(user)
+        if token and not await self._store.leases.alive(token.partition(" ")[0]):
+            await self._store.leases.unlock(user, token)
+
     async def _claim(self, user: str, seen: Lease | None, why: Claim) -> None:
-        beat = self._store.leases.beat(self.worker, BEAT_TTL)  # the store may have forgotten it
+        taking = not self.leaving
+        beat = self._store.leases.beat(
+            self.worker, BEAT_TTL, taking=taking
+        )  # the store may have forgotten it
         epoch, _ = await asyncio.gather(self._draw(user, seen), beat)
         lease = await self._store.leases.claim(user, self.worker, floor=epoch, seen=seen)
         if lease is None:
+            return
+        if self.leaving:
+            await self._store.leases.release(lease)
+            await self._pass_on(user)
             return
         why = why if seen else "first"
         self._shop.metrics.user_claimed(why)
@@ -203,7 +218,7 @@ class Ownership:
     async def _pass_on(self, user: str) -> None:
         """Have another worker claim a user."""
         if heir := heir_of(user, await self._store.leases.workers()):
-            await self._store.bells.ring(bell_of(heir), user)
+            await self._store.bells.ring(bell_of(heir), f"{user} handed-over")
 
     # Other workers
 
@@ -221,8 +236,10 @@ class Ownership:
         async with self._store.bells.listen(bell_of(self.worker)) as bell:
             while True:
                 await bell.wait(60)
-                for user in set(bell.notes()):
-                    self._aside(self._heard, user)  # a takeover keeps no other user waiting
+                for note in set(bell.notes()):
+                    user, _, handed = note.partition(" ")
+                    why = "handover" if handed else "message"
+                    self._aside(self._heard, user, why)  # a takeover keeps no other user waiting
 
     async def _heard(self, user: str, why: Claim = "message") -> None:
         try:
@@ -241,28 +258,33 @@ class Ownership:
                     self._aside(self._bury, worker, "death")
 
     async def _report(self, worker: str) -> None:
-        """Tell the workers of all hosts of a death."""
+        """Tell the workers of all hosts of a death; those who do not hear find the worker silent."""
         try:
-            await self._store.leases.forget(worker)
+            if not await self._store.leases.expire(worker):
+                return  # it has left in good order
+            self._shop.metrics.worker_buried("exit")
             await self._store.bells.ring(DEATHS, worker)
         except StoreUnavailable:
             log.warning("death.unreported", worker=worker)
 
     async def _bury(self, worker: str, why: Literal["death", "silence"]) -> None:
-        """Take over the users of a dead worker who have something to be done; others wait until they ask."""
-        self._shop.metrics.worker_buried("exit" if why == "death" else why)
+        """Take over this worker's share of a dead one's users, and forget it when all have been looked at."""
+        if worker in self._burying:
+            return
+        self._burying.add(worker)
         log.info("worker.buried", worker=worker, why=why)
         try:
-            if why == "silence":  # the others were told of a death by one who has forgotten the worker
-                await self._store.leases.forget(worker)
             leases = self._store.leases
             users, heirs = await asyncio.gather(leases.users(worker), leases.workers())
-            random.shuffle(users)
             async with anyio.create_task_group() as takeovers:
+                takeovers.start_soon(anyio.sleep, HEIR_LEAD + LOOK_EVERY)  # the others are to find it, too
                 for user in users:
                     takeovers.start_soon(self._inherit, user, worker, heirs, why)
+            await leases.forget(worker)
         except StoreUnavailable:
             log.warning("worker.unburied", worker=worker)
+        finally:
+            self._burying.discard(worker)
 
     async def _inherit(self, user: str, worker: str, heirs: Sequence[str], why: Claim) -> None:
         if heir_of(user, heirs) != self.worker:
@@ -280,8 +302,8 @@ class Ownership:
             await anyio.sleep(LOOK_EVERY)
             try:
                 for worker in await self._store.leases.silent():
-                    if worker != self.worker:
-                        log.warning("worker.silent", worker=worker)
+                    if worker != self.worker and worker not in self._burying:
+                        self._shop.metrics.worker_buried("silence")
                         self._aside(self._bury, worker, "silence")
                 if time.monotonic() - looked > NEGLECT:
                     looked = time.monotonic() + random.random()  # noqa: S311 - to spread the workers
@@ -315,7 +337,9 @@ class Ownership:
 
     async def _keep(self, actor: Actor) -> None:
         try:
-            if not await self._store.leases.renew(actor.lease):
+            if self._actors.get(actor.user) is not actor:
+                return  # it has just left
+            if not await self._store.leases.renew(actor.lease) and self._actors.get(actor.user) is actor:
                 actor.fence("lease")
         except Forgotten:
             await self._regain(actor)

@@ -104,6 +104,7 @@ class Past:
         announced: Ids of its messages.
         starts: Owners that have begun with it.
         handed: Owners that have left it in good order.
+        orderly: Whether the last one was one of those.
         pending: Calls that the last of those had recorded and certainly not made.
         usage: Tokens of the messages that were announced.
     """
@@ -113,6 +114,7 @@ class Past:
     announced: set[str] = field(default_factory=set)
     starts: int = 0
     handed: int = 0
+    orderly: bool = False
     pending: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
 
@@ -137,8 +139,10 @@ def past_of(entries: Sequence[Entry]) -> Past:
             case TurnStarted():
                 past.starts += 1
                 past.pending = ()
+                past.orderly = False
             case HandedOver(pending=pending):
                 past.handed += 1
+                past.orderly = True
                 past.pending = pending
             case MessageAdded(message=message, usage=usage):
                 past.announced.add(message.id)

@@ -18,7 +18,6 @@ from mcp_chat.turn import Turn, failed
 log = structlog.get_logger()
 
 Make = Callable[[Send], Turn]
-DECLINE_LIMIT = 20.0
 CALL_LIMIT = 10.0
 """Seconds that tool calls get to end when their worker stops, after the turns' own grace."""
 
@@ -145,9 +144,9 @@ class Turns:
 
     async def _decline(self, running: Running) -> None:
         """End a turn that was stopped before it began, behind the ends of those before it."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(DECLINE_LIMIT):
+        with anyio.CancelScope(shield=True):
             if running.before:
-                await running.before.wait()
+                await running.before.wait()  # each ends within its own limits
             await running.turn.decline(TurnFinished(stopped=True))
 
     async def _begin(self, running: Running) -> None:

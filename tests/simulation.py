@@ -359,6 +359,9 @@ class SimArchive:
         found = self.messages[user, session_id].values()
         return [message for message in found if message.id.startswith(f"{run}-")]
 
+    async def sessions(self, user: str, *, limit: int, **_: Any) -> list[Session]:
+        return [Session(id=id_) for name, id_ in self.messages if name == user][:limit]
+
     async def session(self, user: str, session_id: str) -> Session | None:
         return Session(id=session_id) if self.messages[user, session_id] else None
 

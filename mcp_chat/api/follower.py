@@ -76,7 +76,8 @@ class Follower:
                 async for entry in found:
                     if lost := isinstance(entry, Gap) and order(self.place) >= order(self.known):
                         break
-                    yield await self._frame(entry) if isinstance(entry, Entry) else await self._lost_end()
+                    yield await self._frame(entry) if isinstance(entry, Entry) else ""
+                    yield await self._lost_end()
             if lost:
                 yield await self._reset()
 

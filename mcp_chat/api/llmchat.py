@@ -116,7 +116,8 @@ class LLMChat:
     async def cancel(self, request: Request) -> Response:
         """Stop the running and waiting turns of a session, or of all."""
         user, body = await self._read(request, CancelBody)
-        if await self.store.leases.get(user.key) is None:
+        served = await self.store.leases.get(user.key) or await self.dispatch.running(user.key, None)
+        if not served:
             return JSONResponse({"status": "no_running_turn", "user_id": user.id})
         outcome = await self.dispatch.outcome(
             user.key, Cancel(session_id=body.session_id, id=command_id(request, "cancel"))

@@ -91,12 +91,20 @@ class Leases(Protocol):
         """Return the users that a worker has claimed and not released; some may be another's by now."""
         ...
 
+    async def expire(self, worker: str) -> bool:
+        """Say that a worker is dead: it is silent from now on. Tell whether it was known."""
+        ...
+
     async def forget(self, worker: str) -> None:
-        """Say that a worker has stopped."""
+        """Say that a worker has stopped, and that nothing of it is left to be done."""
         ...
 
     async def lock(self, user: str, token: str, ttl: float) -> bool:
         """Close the gate through which one worker at a time claims a user."""
+        ...
+
+    async def locked_by(self, user: str) -> str | None:
+        """Return the token that has closed the gate."""
         ...
 
     async def unlock(self, user: str, token: str) -> None:

@@ -54,6 +54,8 @@ LONGEST: Final = 10.0
 LOOK_SECONDS: Final = 2.0
 """How often the Sentinels are asked who is the master."""
 DECODED: Final = {"decode_responses": True, "protocol": 3, "legacy_responses": False}
+QUICK: Final = {"socket_connect_timeout": 0.5}
+"""A node whose host is lost answers nothing at all: whoever waits for it misses a heartbeat."""
 WHAT_TO_WRITE: Final = (
     "REDIS_URL must be a URL such as redis://host:6379/0, unix:///path, "
     "redis+cluster://host:6379,host2:6379 or redis+sentinel://host:26379,host2:26379/master/0."
@@ -269,7 +271,7 @@ def _cluster(address: Address) -> contextlib.AbstractAsyncContextManager[RedisCl
         raise ValueError("a cluster has no databases")
     tls = address.options.pop("connection_class", Connection) is SSLConnection
     nodes = [ClusterNode(host, port) for host, port in address.hosts]
-    return _ending(Cluster(startup_nodes=nodes, ssl=tls, **DECODED, **address.options))
+    return _ending(Cluster(startup_nodes=nodes, ssl=tls, **{**DECODED, **QUICK, **address.options}))
 
 
 # Sentinels

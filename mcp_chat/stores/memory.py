@@ -76,6 +76,12 @@ class MemoryLeases:
     async def users(self, worker: str) -> list[str]:
         return sorted(self._users[worker])
 
+    async def expire(self, worker: str) -> bool:
+        known = worker in self._beats
+        if known:
+            self._beats[worker] = self._clock()
+        return known
+
     async def forget(self, worker: str) -> None:
         self._beats.pop(worker, None)
         self._away.discard(worker)
@@ -85,6 +91,10 @@ class MemoryLeases:
             return False
         self._locks[user] = (token, self._clock() + ttl)
         return True
+
+    async def locked_by(self, user: str) -> str | None:
+        token, end = self._locks.get(user, ("", 0.0))
+        return token if end > self._clock() else None
 
     async def unlock(self, user: str, token: str) -> None:
         if self._locks.get(user, ("", 0.0))[0] == token:

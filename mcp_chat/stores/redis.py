@@ -128,6 +128,11 @@ class RedisLeases:
         with translated():
             return sorted(map(str, await self._redis.smembers(_users_key(worker))))
 
+    async def expire(self, worker: str) -> bool:
+        with translated():
+            await self._redis.delete(f"worker:{worker}")
+            return bool(await self._redis.execute_command("ZADD", "workers", "XX", "CH", 0, worker))
+
     async def forget(self, worker: str) -> None:
         with translated():
             await asyncio.gather(
@@ -140,6 +145,11 @@ class RedisLeases:
     async def lock(self, user: str, token: str, ttl: float) -> bool:
         with translated():
             return bool(await self._redis.set(f"session:lock:{{{user}}}", token, nx=True, px=int(ttl * 1000)))
+
+    async def locked_by(self, user: str) -> str | None:
+        with translated():
+            token = await self._redis.get(f"session:lock:{{{user}}}")
+        return None if token is None else str(token)
 
     async def unlock(self, user: str, token: str) -> None:
         await self._scripts.run("unlock", [f"session:lock:{{{user}}}"], [token])

@@ -20,7 +20,7 @@ export function fold(message, { name, data, id = "" }) {
 const steps = {
   token: ({ parts }, { content }, id) => ({ parts: addText(parts, content ?? "", id) }),
   discard: ({ parts }, { after }) => ({ parts: parts.map((part) => keepText(part, after)).filter(saysSomething) }),
-  tool_start: ({ parts }, data) => ({ parts: [...parts, toolPart(data)] }),
+  tool_start: ({ parts }, data) => ({ parts: [...parts.filter((part) => part.id !== data.id), toolPart(data)] }),
   tool_progress: ({ parts }, data) => ({ parts: change(parts, data.id, { progress: data }) }),
   tool_end: ({ parts }, data) => ({ parts: finish(parts, data, "done", data.output, data.end) }),
   tool_error: ({ parts }, data) => ({ parts: finish(parts, data, "error", data.error, data.time) }),
