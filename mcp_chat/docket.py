@@ -15,6 +15,10 @@ from mcp_chat.writer import EventWriter
 log = structlog.get_logger()
 
 
+REMEMBERED = 4096
+"""Commands that have ended and are still known here; of others the record tells."""
+
+
 class Docket:
     """A user's open commands. They stay in inbox and record until they end.
 
@@ -124,6 +128,8 @@ class Docket:
             with contextlib.suppress(StoreUnavailable):  # the log has the end: who comes next records it
                 await self._archive.end(self._user, command_id, outcome, epoch=self._lease.epoch)
         self._over[command_id] = outcome
+        if len(self._over) > REMEMBERED:
+            self.release({next(iter(self._over))})
         if tell:
             self._writer.emit(command_id, outcome)
             await self._writer.flush()
