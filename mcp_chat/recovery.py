@@ -125,7 +125,9 @@ class Past:
 
     def missing(self, written: Sequence[Message]) -> list[Event]:
         """Return the events that bring readers to what is written: nothing, a discard, or all anew."""
-        known = all(message.id in self.announced for message in written)
+        if not written:
+            return []  # nothing was said before the user's message was recorded
+        known = self.starts and all(message.id in self.announced for message in written)
         if known and self.told.text[: self.told.at].rstrip() == told_of(written).text.rstrip():
             return [Discarded(after=self.holds)] if self.told.partial else []
         return retold(written)

@@ -341,6 +341,8 @@ class Turn:
         """See to it that the user's message is in the history, and that readers know what else is."""
         if not self._looked_back:
             await self._look_back()
+        if self._past and not self._past.starts and not self._announced:
+            self._catch_up(self._past)  # the log has lost it all: what readers have is in no record
         announced = self._past.announced if self._past else set()
         for message in self._written:
             if message.id not in announced and message.id not in self._announced:
