@@ -24,13 +24,6 @@ def test_two_workers_keep_every_promise_whatever_breaks(tmp_path: Path) -> None:
     assert report.faults
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_four_workers_keep_every_promise_for_longer(tmp_path: Path) -> None:
-    report = clean(run(Plan(operations=600, seed=5, workers=4, users=24), tmp_path))
-    assert len(report.faults) > 5, "many kinds of faults were there"
-
-
 def test_a_worker_without_fences_has_none_left() -> None:
     scripts = importlib.resources.files("mcp_chat.stores") / "lua"
     for script in scripts.iterdir():

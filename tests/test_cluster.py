@@ -203,7 +203,7 @@ CALLS: dict[str, tuple[list[str], list[Any]]] = {
     "claim": ([OWNER], [0, "w", 7, 10_000]),
     "renew": ([OWNER], ["w", 7, 10_000]),
     "append": ([LOG, OWNER], [7, 100, 10, f"chat:bell:{USER}", "7-1", "c {}"]),
-    "put": ([INBOX, f"chat:seen:{USER}:c", LOG], ["{}", 9, 10]),
+    "put": ([INBOX, f"chat:seen:{USER}:c", LOG], ["{}", 9, 10, "", 10]),
     "done": ([INBOX, OWNER], [7, "1-1"]),
     "erase": ([LOG, OWNER, f"chat:seen:{USER}:c"], [7, "7-1"]),
     "remember": ([WINDOW, OWNER], [7, 50, 10, "create", "{}"]),
@@ -285,7 +285,7 @@ async def test_cancelled_calls_mix_up_no_replies(cluster: RedisCluster) -> None:
             await asyncio.wait([calling])
             cancelled += calling.cancelled()
             assert await client.execute_command("EVAL", "return KEYS[1]", 1, f"right-{n}") == f"right-{n}"
-        assert cancelled > 100
+        assert cancelled > 10
 
 
 @slow

@@ -537,7 +537,7 @@ class Workers(RuleBasedStateMachine):
 
 PROFILE = settings(
     derandomize=not CI,
-    max_examples=400 if CI else 60,
+    max_examples=120 if CI else 60,
     stateful_step_count=60 if CI else 30,
     deadline=None,
     database=None,

@@ -77,7 +77,8 @@ class Follower:
                     if lost := isinstance(entry, Gap) and order(self.place) >= order(self.known):
                         break
                     yield await self._frame(entry) if isinstance(entry, Entry) else ""
-                    yield await self._lost_end()
+                    if end := await self._lost_end():
+                        yield end
             if lost:
                 yield await self._reset()
 

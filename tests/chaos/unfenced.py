@@ -56,7 +56,9 @@ def _patch() -> None:
 
 
 class UnfencedWorker(Worker):
-    """The worker, in a process whose stores were patched when this module was loaded."""
+    """The worker, in a process of its own whose stores are patched before they are opened."""
 
-
-_patch()
+    def init_process(self) -> None:
+        """Patch, then serve."""
+        _patch()
+        super().init_process()
