@@ -270,22 +270,22 @@ async def test_more_requests_at_once_than_connections_wait_their_turn(cluster: R
         assert await asyncio.gather(*(client.get("busy") for _ in range(500))) == ["value"] * 500
 
 
-LATE = "for i = 1, 200000 do end return KEYS[1]"
-"""Answers after about a millisecond: time stands still inside a script."""
+LATE = "for i = 1, 2000000 do end return KEYS[1]"
+"""Answers after some milliseconds: time stands still inside a script."""
 
 
 @slow
 async def test_cancelled_calls_mix_up_no_replies(cluster: RedisCluster) -> None:
     async with open_client(cluster.url) as client:
         cancelled = 0
-        for n in range(600):
+        for n in range(200):
             calling = asyncio.ensure_future(client.execute_command("EVAL", LATE, 1, f"mixed-{n}"))
             await asyncio.wait([calling], timeout=n % 10 / 10_000)
             calling.cancel()
             await asyncio.wait([calling])
             cancelled += calling.cancelled()
             assert await client.execute_command("EVAL", "return KEYS[1]", 1, f"right-{n}") == f"right-{n}"
-        assert cancelled > 10
+        assert cancelled > 100
 
 
 @slow
