@@ -79,20 +79,25 @@ class Docket:
         if found and await self._store.leases.get(self._user) != self._lease:
             raise Fenced
         for waiting in found:
-            self._place = waiting.place
             command = waiting.command
+            new = command.id not in self._known
+            known = await self._recorded(command) if new else None
+            self._place = waiting.place  # behind it only now: if the record is away, it is read again
             self._places.setdefault(command.id, []).append(waiting.place)
             if command.id in self._over:
                 await self.forget(command.id)
-            elif command.id not in self._known:
-                await self._add(command)
+            elif new:
+                await self._add(command, known)
         return bool(found)
 
-    async def _add(self, command: Command) -> None:
+    async def _recorded(self, command: Command) -> Accepted | None:
+        if self._archive is None or not is_recorded(command):
+            return None
+        return await self._archive.accepted(self._user, command.id)
+
+    async def _add(self, command: Command, known: Accepted | None) -> None:
         """Take a command in, unless it has ended: then it was put in late, or again after it was lost."""
         self._known.add(command.id)
-        recorded = self._archive and is_recorded(command)
-        known = await self._archive.accepted(self._user, command.id) if self._archive and recorded else None
         if known and known.outcome:
             self.ended.append(known)
             await self.forget(command.id)
