@@ -139,7 +139,31 @@ class Pulse:
             self.miss("a beat failed")
 
 
-class Heart:
+class Beating:
+    """What is known of a worker's beats."""
+
+    _pulse: Pulse
+
+    @property
+    def taking(self) -> bool:
+        """Whether the worker takes users."""
+        return self._pulse.taking
+
+    @taking.setter
+    def taking(self, taking: bool) -> None:
+        self._pulse.taking = taking
+
+    @property
+    def renewed(self) -> float:
+        """When the last beat that arrived was sent: from then on the store counts, at the earliest."""
+        return self._pulse.renewed
+
+    def beats(self, within: float) -> bool:
+        """Tell whether the last beat that arrived was sent within so many seconds."""
+        return self._pulse.beats(within)
+
+
+class Heart(Beating):
     """Beats from a daemon thread as long as the event loop ticks in which it was started.
 
     Args:
@@ -173,24 +197,6 @@ class Heart:
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self._first: Future[Exception | None] = Future()
         self._ended: Future[None] = Future()
-
-    @property
-    def taking(self) -> bool:
-        """Whether the worker takes users."""
-        return self._pulse.taking
-
-    @taking.setter
-    def taking(self, taking: bool) -> None:
-        self._pulse.taking = taking
-
-    @property
-    def renewed(self) -> float:
-        """When the last beat that arrived was sent: from then on the store counts, at the earliest."""
-        return self._pulse.renewed
-
-    def beats(self, within: float) -> bool:
-        """Tell whether the last beat that arrived was sent within so many seconds."""
-        return self._pulse.beats(within)
 
     async def start(self) -> None:
         """Beat for the first time, and go on: a store that is away is tried again.
@@ -258,7 +264,7 @@ class Heart:
                 self._first.set_result(error)
 
 
-class LoopHeart:
+class LoopHeart(Beating):
     """Beats in the event loop itself: for a store inside the process, which hangs when the loop does.
 
     Args:
@@ -282,24 +288,6 @@ class LoopHeart:
         self.worker = worker
         self._pulse = Pulse(worker, every=every, ttl=ttl, clock=clock)
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def taking(self) -> bool:
-        """Whether the worker takes users."""
-        return self._pulse.taking
-
-    @taking.setter
-    def taking(self, taking: bool) -> None:
-        self._pulse.taking = taking
-
-    @property
-    def renewed(self) -> float:
-        """When the last beat that arrived was sent."""
-        return self._pulse.renewed
-
-    def beats(self, within: float) -> bool:
-        """Tell whether the last beat that arrived was sent within so many seconds."""
-        return self._pulse.beats(within)
 
     async def start(self) -> None:
         """Beat for the first time, and go on: a store that is away is tried again."""
