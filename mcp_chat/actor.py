@@ -146,9 +146,6 @@ class Actor:
         await self._equipment.close()
         if self.why_left == "fenced":
             self._tasks.cancel_scope.cancel()
-        if self.why_left == "disconnect":
-            ttl = self._shop.session_ttl
-            await self._shop.store.log.retire(self.user, ttl, epoch=self.lease.epoch)
 
     async def leave(self, grace: float) -> None:
         """Give turns some seconds to end, hand the others over, and wait until all is closed."""
@@ -214,14 +211,22 @@ class Actor:
         Raises:
             Fenced: Somebody was faster.
         """
-        archive = self._shop.archive
-        if archive and await archive.epoch(self.user) != self.lease.epoch:
+        if not await self._shop.is_latest(self.lease):
             raise Fenced
         self._turns.retell()  # first: nothing else is to come into the log before it
         if not await self._shop.store.leases.renew(self.lease, anew=True):
             raise Fenced
+        if not await self._is_latest_still():
+            raise Fenced
         log.warning("lease.regained", user=self.user, epoch=self.lease.epoch)
         self.check()
+
+    async def _is_latest_still(self) -> bool:
+        """Look again behind a write that could have replaced what a later owner's lease has left."""
+        try:
+            return await self._shop.is_latest(self.lease)
+        except StoreUnavailable:  # better one owner too few
+            return False
 
     # The docket
 
@@ -528,6 +533,7 @@ class Actor:
             await self._erase(config.session_id, stopped)
         await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
         await self._equipment.close()
+        self._writer.expire_in(self._shop.session_ttl)  # whoever waits for an end still reads it
         self.why_left = "disconnect"
         self._left.set()
         return Disconnected()

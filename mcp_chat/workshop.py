@@ -12,7 +12,7 @@ from mcp_chat.context import Budget
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.metrics import Metrics
 from mcp_chat.providers import Providers
-from mcp_chat.stores.base import Archive, Store
+from mcp_chat.stores.base import Archive, Lease, Store
 from mcp_chat.vault import Vault
 from mcp_chat.writer import Deliver
 
@@ -45,3 +45,7 @@ class Workshop:
     budget: Budget
     keep_history: bool
     summary: bool
+
+    async def is_latest(self, lease: Lease) -> bool:
+        """Tell whether nobody has drawn an epoch since; without a record the store's word is all there is."""
+        return self.archive is None or await self.archive.epoch(lease.user) == lease.epoch

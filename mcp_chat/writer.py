@@ -64,6 +64,11 @@ class EventWriter:
         self._progress = anyio.Event()
         self._talking = False
         self._stopped = False
+        self._ttl: int | None = None
+
+    def expire_in(self, ttl: int) -> None:
+        """Let what the store has of the user expire so many seconds after the next entry."""
+        self._ttl = ttl
 
     def emit(self, command_id: str, event: Event) -> None:
         """Take an event; it is in the log after the next `flush`."""
@@ -135,10 +140,10 @@ class EventWriter:
 
     async def _put(self, entries: list[Entry]) -> None:
         try:
-            await self._log.append(self._lease.user, self._lease.epoch, entries)
+            await self._log.append(self._lease.user, self._lease.epoch, entries, ttl=self._ttl)
         except Forgotten:
             await self._regain()
-            await self._log.append(self._lease.user, self._lease.epoch, entries)
+            await self._log.append(self._lease.user, self._lease.epoch, entries, ttl=self._ttl)
 
 
 def merged(batch: list[tuple[str, Event]]) -> list[tuple[str, Event]]:

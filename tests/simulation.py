@@ -37,7 +37,7 @@ from mcp_chat.connections import Connection
 from mcp_chat.context import Budget
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.events import Entry, Event, Final, TextDelta, is_final, order
-from mcp_chat.exceptions import ChatError, Fenced, Forgotten, StoreUnavailable
+from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
 from mcp_chat.feed import Feed, Gap
 from mcp_chat.heart import LoopHeart
 from mcp_chat.history import ChatHistoryManager
@@ -223,10 +223,10 @@ class SimLog(MemoryLog):
         self._journal = journal
         self.acting = ""
 
-    async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
+    async def append(
+        self, user: str, epoch: int, entries: Sequence[Entry], *, ttl: int | None = None
+    ) -> None:
         if self._sim_leases.fencing:
-            if await self._leases.get(user) is None:
-                raise Forgotten
             if order(self.end_now(user))[0] > epoch:
                 raise Fenced
             fresh = [entry for entry in entries if order(entry.id) > order(self.end_now(user))]

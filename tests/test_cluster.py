@@ -202,7 +202,7 @@ LOG, INBOX, WINDOW, ASIDE = (f"chat:{kind}:{USER}" for kind in ("events", "inbox
 CALLS: dict[str, tuple[list[str], list[Any]]] = {
     "claim": ([OWNER], [0, "w", 7, 10_000]),
     "renew": ([OWNER], ["w", 7, 10_000]),
-    "append": ([LOG, OWNER], [7, 100, 10, f"chat:bell:{USER}", "7-1", "c {}"]),
+    "append": ([LOG, OWNER, INBOX], [7, 100, 10, f"chat:bell:{USER}", "7-1", "c {}"]),
     "put": ([INBOX, f"chat:seen:{USER}:c", LOG], ["{}", 9, 10, "", 10]),
     "done": ([INBOX, OWNER], [7, "1-1"]),
     "erase": ([LOG, OWNER, f"chat:seen:{USER}:c"], [7, "7-1"]),
@@ -211,7 +211,6 @@ CALLS: dict[str, tuple[list[str], list[Any]]] = {
     "away": ([WINDOW, f"{ASIDE}:key"], [10]),
     "configure": ([f"user:config:{USER}", OWNER], [7, "sealed", 10]),
     "forget": ([f"user:config:{USER}", OWNER], [7]),
-    "retire": ([OWNER, LOG, INBOX], [7, 10]),
     "release": ([OWNER], [7]),
     "unlock": ([f"session:lock:{USER}"], ["t"]),
     "beat": (["workers"], ["w", 5000, 10]),

@@ -232,9 +232,23 @@ async def test_a_lease_that_the_store_has_forgotten_is_written_again(store: Stor
     lease = Lease(user=name, worker="one", epoch=FORGOTTEN)
     assert await store.leases.renew(lease, anew=True)
     assert await store.leases.get(name) == lease
-    assert not await store.leases.renew(Lease(user=name, worker="two", epoch=FORGOTTEN + 1), anew=True)
+    assert not await store.leases.renew(Lease(user=name, worker="two", epoch=FORGOTTEN), anew=True)
     await store.log.append(name, lease.epoch, texts(lease, "mine"))
     assert await logged(store, name) == ["mine"]
+
+
+async def test_an_earlier_owners_lease_is_the_sign_of_a_store_that_has_lost_its_data(
+    store: Store, name: str
+) -> None:
+    earlier, later = (Lease(user=name, worker="one", epoch=FORGOTTEN + n) for n in (0, 1))
+    assert await store.leases.renew(earlier, anew=True)
+    with pytest.raises(Forgotten):
+        await store.leases.renew(later)
+    with pytest.raises(Forgotten):
+        await store.log.append(name, later.epoch, texts(later, "lost"))
+    assert await store.leases.renew(later, anew=True)
+    assert await store.leases.get(name) == later
+    assert not await store.leases.renew(earlier, anew=True)
 
 
 async def test_a_lease_that_was_written_again_fences_those_before_it(store: Store, name: str) -> None:
@@ -671,23 +685,6 @@ async def test_an_older_epoch_erases_nothing(store: Store, name: str) -> None:
     assert await store.log.read(name, START) == []
 
 
-async def test_a_log_that_was_retired_is_read_to_its_end(store: Store, name: str) -> None:
-    lease = await claimed(store, name)
-    entries = texts(lease, "a", "b")
-    await store.log.append(name, lease.epoch, entries)
-    await store.log.retire(name, 1000, epoch=lease.epoch)
-    assert await store.log.read(name, START) == entries
-    assert await store.leases.get(name) == lease
-
-
-async def test_an_older_epoch_retires_no_log(store: Store, name: str) -> None:
-    old = await claimed(store, name)
-    await store.log.append(name, old.epoch, texts(old, "a"))
-    await claimed(store, name, "two")
-    with pytest.raises(Fenced):
-        await store.log.retire(name, 1, epoch=old.epoch)
-
-
 State = tuple[Lease | None, list[Waiting], list[Entry], str, str | None, list[str]]
 
 
@@ -720,7 +717,6 @@ STEPS: dict[str, Step] = {
     "append": lambda store, lease: store.log.append(lease.user, lease.epoch, texts(lease, "b", "c", start=2)),
     "done": remove_first,
     "erase": lambda store, lease: store.log.erase(lease.user, texts(lease, "a"), ["c"], epoch=lease.epoch),
-    "retire": lambda store, lease: store.log.retire(lease.user, 1000, epoch=lease.epoch),
 }
 
 
@@ -1120,7 +1116,7 @@ async def test_what_a_user_leaves_behind_expires_soon_and_lives_on_if_they_retur
     valkey: RedisStore, client: Redis, name: str
 ) -> None:
     lease = await prepared(valkey, name)
-    await valkey.log.retire(name, 1000, epoch=lease.epoch)
+    await valkey.log.append(name, lease.epoch, texts(lease, "goodbye", start=2), ttl=1000)
     keys = [owner_key(name), f"chat:events:{{{name}}}", f"chat:inbox:{{{name}}}"]
     assert all([0 < await client.ttl(key) <= 1000 for key in keys])
     again = await claimed(valkey, name, "two")
@@ -1133,7 +1129,7 @@ async def test_an_older_epoch_shortens_no_life(valkey: RedisStore, client: Redis
     old = await prepared(valkey, name)
     await claimed(valkey, name, "two")
     with pytest.raises(Fenced):
-        await valkey.log.retire(name, 1000, epoch=old.epoch)
+        await valkey.log.append(name, old.epoch, texts(old, "goodbye", start=2), ttl=1000)
     assert all([await client.ttl(key) > 1000 for key in await keys_of(client, name)])
 
 
@@ -1313,7 +1309,6 @@ OPERATIONS: dict[str, Callable[[Store, str], Awaitable[Any]]] = {
     "read many": lambda store, user: store.log.read_many({user: START, f"{user}2": START}),
     "end": lambda store, user: store.log.end(user),
     "erase": lambda store, user: store.log.erase(user, [], ["c"], epoch=1),
-    "retire": lambda store, user: store.log.retire(user, 1, epoch=1),
     "messages": lambda store, user: store.window.read(user, "s"),
     "remember": lambda store, user: store.window.append(user, "s", said("a"), epoch=1, create=True),
     "replace": lambda store, user: store.window.replace(user, "s", said("a"), epoch=1),

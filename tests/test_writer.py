@@ -49,10 +49,9 @@ class Log:
     ) -> None:
         raise NotImplementedError
 
-    async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
-        raise NotImplementedError
-
-    async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
+    async def append(
+        self, user: str, epoch: int, entries: Sequence[Entry], *, ttl: int | None = None
+    ) -> None:
         assert (user, epoch) == (LEASE.user, LEASE.epoch)
         self.attempts += 1
         self.inside += 1

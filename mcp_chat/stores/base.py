@@ -63,7 +63,7 @@ class Leases(Protocol):
             anew: Write a lease that the store has lost again.
 
         Raises:
-            Forgotten: There is none, and it is not to be written anew.
+            Forgotten: There is none, or only an earlier owner's, and it is not to be written anew.
         """
         ...
 
@@ -151,8 +151,13 @@ class Inbox(Protocol):
 class EventLog(Protocol):
     """What happened to a user, in order, for readers on any worker."""
 
-    async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
+    async def append(
+        self, user: str, epoch: int, entries: Sequence[Entry], *, ttl: int | None = None
+    ) -> None:
         """Add entries. An entry that arrived before is not added twice.
+
+        Args:
+            ttl: Seconds until log, inbox and lease expire unless something follows; None for a day.
 
         Raises:
             Fenced: A higher epoch owns the user.
@@ -183,14 +188,6 @@ class EventLog(Protocol):
         self, user: str, entries: Sequence[Entry], commands: Collection[str], *, epoch: int
     ) -> None:
         """Take entries out of the log, and forget that these commands were ever seen.
-
-        Raises:
-            Fenced: A higher epoch owns the user.
-        """
-        ...
-
-    async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
-        """Let log and lease of a user who has left expire soon; whoever waits for an end still reads it.
 
         Raises:
             Fenced: A higher epoch owns the user.

@@ -46,11 +46,13 @@ class MemoryLeases:
         return self._leases[user]
 
     async def renew(self, lease: Lease, *, anew: bool = False) -> bool:
-        if not anew and lease.user not in self._leases:
+        found = self._leases.get(lease.user)
+        if not anew and (found is None or found.epoch < lease.epoch):
             raise Forgotten
-        if self._leases.setdefault(lease.user, lease) != lease:
+        if found and found != lease and found.epoch >= lease.epoch:
             return False
-        self._epochs.setdefault(lease.user, lease.epoch)
+        self._leases[lease.user] = lease
+        self._epochs[lease.user] = max(lease.epoch, self._epochs.get(lease.user, 0))
         self._users[lease.worker].add(lease.user)
         return True
 
@@ -107,7 +109,7 @@ class MemoryLeases:
 
 
 class MemoryLog:
-    """One list a user, cut at the front."""
+    """One list a user, cut at the front. Nothing expires: it all ends with the process."""
 
     def __init__(self, leases: MemoryLeases, bells: LocalBells, keep: int) -> None:
         self._leases = leases
@@ -124,7 +126,12 @@ class MemoryLog:
         """Return the place of the last entry that there was."""
         return self._ends.get(user, START)
 
-    async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
+    async def append(
+        self, user: str, epoch: int, entries: Sequence[Entry], *, ttl: int | None = None
+    ) -> None:
+        lease = await self._leases.get(user)
+        if lease is None or lease.epoch < epoch:
+            raise Forgotten
         self._leases.check(user, epoch)
         end = order(self.end_now(user))
         self._entries[user] += [entry for entry in entries if order(entry.id) > end]
@@ -142,10 +149,6 @@ class MemoryLog:
 
     def heard(self, note: str) -> list[Entry]:
         return []
-
-    async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
-        """Nothing expires here: it all ends with the process."""
-        self._leases.check(user, epoch)
 
     async def erase(
         self, user: str, entries: Sequence[Entry], commands: Collection[str], *, epoch: int

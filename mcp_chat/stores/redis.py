@@ -215,11 +215,14 @@ class RedisLog:
         self._scripts = scripts
         self._keep = keep
 
-    async def append(self, user: str, epoch: int, entries: Sequence[Entry]) -> None:
-        args: list[str | int] = [epoch, self._keep, DAY, log_bell(user)]
+    async def append(
+        self, user: str, epoch: int, entries: Sequence[Entry], *, ttl: int | None = None
+    ) -> None:
+        keys = [_log_key(user), owner_key(user), _inbox_key(user)]
+        args: list[str | int] = [epoch, self._keep, ttl or DAY, log_bell(user)]
         for entry in entries:
             args += [entry.id, f"{entry.command_id} {EVENT.dump_json(entry.event).decode()}"]
-        done = await self._scripts.run("append", [_log_key(user), owner_key(user)], args)
+        done = await self._scripts.run("append", keys, args)
         if done == -1:
             raise Forgotten
         if not done:
@@ -256,10 +259,6 @@ class RedisLog:
     ) -> None:
         keys = [_log_key(user), owner_key(user), *(_seen_key(user, command) for command in commands)]
         await self._scripts.run_fenced("erase", keys, [epoch, *(entry.id for entry in entries)])
-
-    async def retire(self, user: str, seconds: int, *, epoch: int) -> None:
-        keys = [owner_key(user), _log_key(user), _inbox_key(user)]
-        await self._scripts.run_fenced("retire", keys, [epoch, seconds])
 
 
 def _away(answer: Any) -> bool:
