@@ -214,12 +214,12 @@ class Actor:
         if not await self._shop.is_latest(self.lease):
             raise Fenced
         self._turns.retell()  # first: nothing else is to come into the log before it
+        self.check()  # nor is a command to be taken up before those that the inbox has lost
         if not await self._shop.store.leases.renew(self.lease, anew=True):
             raise Fenced
         if not await self._is_latest_still():
             raise Fenced
         log.warning("lease.regained", user=self.user, epoch=self.lease.epoch)
-        self.check()
 
     async def _is_latest_still(self) -> bool:
         """Look again behind a write that could have replaced what a later owner's lease has left."""
@@ -233,13 +233,18 @@ class Actor:
     async def _serve(self) -> None:
         while not self._left.is_set():
             news = await self._look()
-            while not self._left.is_set() and not self._leaving and (command := self._next()):
+            while self._takes and (command := self._next()):
                 await self._take_up(command)
             if not news and not self._left.is_set():
                 await self._bell.wait(1.0)
                 if self._idle():
                     self.why_left = "idle"
                     self._left.set()
+
+    @property
+    def _takes(self) -> bool:
+        """Whether the next command may be taken up; not while one before it may have been lost."""
+        return not (self._left.is_set() or self._leaving or self._look_again)
 
     async def _look(self) -> bool:
         """Read new commands; an actor that leaves reads none, so that the next owner does."""
@@ -252,6 +257,7 @@ class Actor:
                 return True
             return await self._docket.look()
         except StoreUnavailable:  # the writer decides when it has lasted too long
+            self._look_again = True
             await anyio.sleep(0.5)
             return False
         except Fenced:

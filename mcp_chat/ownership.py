@@ -13,7 +13,7 @@ from typing import Literal
 
 import anyio
 import structlog
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 
 from mcp_chat.actor import Actor
 from mcp_chat.exceptions import ChatError, Fenced, Forgotten, StoreUnavailable
@@ -76,10 +76,10 @@ class Ownership:
         self.leaving = False
 
     async def start(self) -> None:
-        """Announce this worker and listen for others."""
+        """Listen for others, and only then announce this worker: whoever knows of it may ring."""
+        await self._tasks.start(self._listen)
+        await self._tasks.start(self._listen_for_deaths)
         await self._heart.start()
-        self._tasks.start_soon(self._listen)
-        self._tasks.start_soon(self._listen_for_deaths)
         self._tasks.start_soon(self._look)
         self._tasks.start_soon(self._renew)
 
@@ -239,8 +239,9 @@ class Ownership:
         except Exception:  # the tasks of a worker share one group: an error would end them all
             log.exception("ownership.failed")
 
-    async def _listen(self) -> None:
+    async def _listen(self, *, task_status: TaskStatus[None]) -> None:
         async with self._store.bells.listen(bell_of(self.worker)) as bell:
+            task_status.started()
             while True:
                 await bell.wait(60)
                 for note in set(bell.notes()):
@@ -257,8 +258,9 @@ class Ownership:
         except StoreUnavailable:
             log.warning("bell.unheeded", user=user)
 
-    async def _listen_for_deaths(self) -> None:
+    async def _listen_for_deaths(self, *, task_status: TaskStatus[None]) -> None:
         async with self._store.bells.listen(DEATHS) as bell:
+            task_status.started()
             while True:
                 await bell.wait(60)
                 for worker in set(bell.notes()):

@@ -250,7 +250,7 @@ class SimStore(MemoryStore):
     """The store that all workers share."""
 
     def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
-        super().__init__(clock=clock)
+        super().__init__(clock=clock, max_messages=10_000)
         self.sim_leases = self.leases = SimLeases(clock)
         self.sim_bells = self.bells = SimBells()
         self.sim_log = self.log = SimLog(self.sim_leases, self.sim_bells, journal)
@@ -274,6 +274,7 @@ class _Row:
     at: float
     outcome: Final | None = None
     attempts: int = 0
+    again: bool = False
 
 
 class SimArchive:
@@ -314,11 +315,12 @@ class SimArchive:
     async def accept(self, user: str, command: Command) -> Accepted:
         new = (user, command.id) not in self.commands
         row = self.commands.setdefault((user, command.id), _Row(user, command, self._clock()))
+        row.again |= not new
         return replace(_accepted(row), new=new)
 
     async def withdraw(self, user: str, command_id: str) -> None:
         row = self.commands.get((user, command_id))
-        if row and row.outcome is None:
+        if row and row.outcome is None and not row.again:
             del self.commands[user, command_id]
 
     async def accepted(self, user: str, command_id: str) -> Accepted | None:

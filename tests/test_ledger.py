@@ -278,6 +278,15 @@ async def test_a_command_that_is_withdrawn_was_never_there(archive: Archive, nam
     assert (await archive.accept(name, send("again", id="c"))).new
 
 
+async def test_a_command_that_was_brought_again_is_not_withdrawn(archive: Archive, name: str) -> None:
+    await archive.accept(name, send("hello", id="c"))
+    await archive.accept(name, send("hello", id="c"))
+    await archive.withdraw(name, "c")
+    await accept_all(archive, name, [send("together", id="d")] * 2)
+    await archive.withdraw(name, "d")
+    assert await texts(archive, name) == ["hello", "together"]
+
+
 async def test_a_command_that_has_ended_is_not_withdrawn(archive: Archive, name: str) -> None:
     await archive.accept(name, send(id="c"))
     await archive.end(name, "c", DONE, epoch=1)
@@ -388,7 +397,7 @@ async def test_messages_acceptances_and_ends_share_a_transaction_of_a_few_statem
     ]
     assert await outcomes(works) == [""] * 160
     assert len(commits) == 1
-    assert len(seen) <= 7
+    assert len(seen) <= 8
     for user in users:
         assert await texts(archive, user) == ["new"]
         assert await contents(archive, user) == ["a"]

@@ -44,6 +44,8 @@ USERS = ("ann", "bob")
 SESSIONS = ("s", "t")
 PLANS = ("3", "2 once 2", "2 safe 2", "1 once,safe 1 once 2", "0 once 1")
 CI = bool(os.environ.get("CI"))
+FUZZ = int(os.environ.get("FUZZ", "0"))
+"""How many random examples are to be tried instead of those that are always the same."""
 
 AGAIN = True
 """When the store loses a lease or all its data, ends may be told again, to those who have not heard them."""
@@ -536,9 +538,9 @@ class Workers(RuleBasedStateMachine):
 
 
 PROFILE = settings(
-    derandomize=not CI,
-    max_examples=120 if CI else 60,
-    stateful_step_count=60 if CI else 30,
+    derandomize=not FUZZ,  # what a landing must pass does not depend on luck; `make fuzz` looks further
+    max_examples=FUZZ or (120 if CI else 60),
+    stateful_step_count=60 if CI or FUZZ else 30,
     deadline=None,
     database=None,
     phases=(Phase.generate, Phase.shrink),
@@ -546,7 +548,7 @@ PROFILE = settings(
     print_blob=True,
 )
 
-TestWorkers = pytest.mark.timeout(900)(Workers.TestCase)
+TestWorkers = pytest.mark.timeout(0 if FUZZ else 900)(Workers.TestCase)
 TestWorkers.settings = PROFILE
 
 
@@ -556,7 +558,7 @@ class WorkersWithoutArchive(Workers):
     archive = False
 
 
-TestWorkersWithoutArchive = pytest.mark.timeout(900)(WorkersWithoutArchive.TestCase)
+TestWorkersWithoutArchive = pytest.mark.timeout(0 if FUZZ else 900)(WorkersWithoutArchive.TestCase)
 TestWorkersWithoutArchive.settings = PROFILE
 
 
@@ -729,3 +731,51 @@ def test_who_brings_a_command_too_late_hears_its_end() -> None:
         world.run(30)
         assert isinstance(asked.final, TurnFinished)
         assert ends(world, "m") == ["turn_finished"]
+
+
+def stops_after(worker: Process, call: str) -> None:
+    """Stop a worker when it has made a call of the record or the store."""
+
+    def stop(name: str, args: tuple[Any, ...]) -> bool:
+        if name == call:
+            worker.trap = lambda name, args: False
+            worker.stop()
+        return False
+
+    worker.trap = stop
+
+
+def test_an_epoch_is_not_claimed_when_the_store_has_forgotten_a_later_one() -> None:
+    with World() as world:
+        owner, other = serving(world)
+        world.store.sim_leases.drop_lease("ann")
+        stops_after(other, "next_epoch")
+        world.ask(other, "ann", Cancel(session_id="s"))
+        assert world.until(lambda: other.stopped, 1)
+        world.store.flush()
+        world.ask(owner, "ann", world.connect("ann"))
+        world.run(1)
+        world.store.flush()
+        other.go_on()
+        world.run(20)
+        assert list(rising(world)) == []
+
+
+def test_a_message_that_was_brought_again_is_not_withdrawn_by_the_one_who_is_refused() -> None:
+    with World() as world:
+        owner, other = serving(world)
+        third = world.start()
+        world.run(0.1)
+        send = Send(id="m", run="r", session_id="s", text="3")
+        stops_after(other, "accept")
+        refused = world.ask(other, "ann", send)
+        assert world.until(lambda: other.stopped, 1)
+        owner.stop()
+        again = accept(world, third, send)
+        world.cut("store", 1)
+        other.go_on()
+        assert world.until(lambda: bool(refused.error), 10)
+        owner.go_on()
+        world.run(30)
+        assert isinstance(again.final, TurnFinished)
+        assert list(in_history(world)) == []

@@ -388,7 +388,7 @@ class Ledger(Protocol):
         ...
 
     async def withdraw(self, user: str, command_id: str) -> None:
-        """Forget a command that has not ended: it was not accepted after all."""
+        """Forget a command that has not ended, unless somebody has brought it again and relies on it."""
         ...
 
     async def accepted(self, user: str, command_id: str) -> Accepted | None:

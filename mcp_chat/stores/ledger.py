@@ -76,11 +76,11 @@ Result = Accepted | None
 
 _of = chat_command.c
 _AS_RECORDED = select(_of.seq, _of.user_key, _of.id, _of.session_id, _of.run, _of.body, _of.outcome)
-_END = (
-    update(chat_command)
-    .where(_of.user_key == bindparam("who"), _of.id == bindparam("which"), _of.outcome.is_(None))
-    .values(outcome=bindparam("how"), ended_at=bindparam("then"), body=None)
+_ONE_OPEN = update(chat_command).where(
+    _of.user_key == bindparam("who"), _of.id == bindparam("which"), _of.outcome.is_(None)
 )
+_AGAIN = _ONE_OPEN.values(again=True)
+_END = _ONE_OPEN.values(outcome=bindparam("how"), ended_at=bindparam("then"), body=None)
 
 
 class SQLLedger(ABC):
@@ -107,11 +107,12 @@ class SQLLedger(ABC):
         return accepted
 
     async def withdraw(self, user: str, command_id: str) -> None:
-        """Forget a command that has not ended."""
+        """Forget a command that has not ended, unless somebody has brought it again and relies on it."""
+        lonely = delete(chat_command).where(*_open(user), _of.id == command_id, _of.again.is_(False))
 
         async def forget(connection: AsyncConnection) -> None:
             await self._hold(connection, user, None)
-            await connection.execute(delete(chat_command).where(*_open(user), _of.id == command_id))
+            await connection.execute(lonely)
 
         await self._write(forget)
 
@@ -196,6 +197,8 @@ class SQLLedger(ABC):
             # Again, for one that was known and is dropped in between.
             known |= await self._added(connection, missing)
             known |= await self._known(connection, [each.key for each in missing if each.key not in known])
+        if again := [each for each in acceptances if first[each.key] is not each or not known[each.key].new]:
+            await connection.execute(_AGAIN, [{"who": each.user, "which": each.command.id} for each in again])
         return [
             known[each.key] if first[each.key] is each else replace(known[each.key], new=False)
             for each in acceptances

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -94,6 +95,8 @@ chat_command = Table(
     Column("run", String(64), nullable=False),
     Column("body", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    # Somebody else has brought it, too, and may have been told that it is accepted.
+    Column("again", Boolean, nullable=False, server_default=false()),
     Column("outcome", Text),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),

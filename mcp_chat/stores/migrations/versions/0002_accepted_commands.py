@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("run", sa.String(64), nullable=False),
         sa.Column("body", sa.Text),
         sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("again", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("outcome", sa.Text),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True)),
