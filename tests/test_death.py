@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from mcp.server.mcpserver import MCPServer
 
+from tests.chaos import unfenced
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.person import Frame, Person
@@ -65,13 +70,18 @@ def model() -> ModelServer:
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory, till: Till, model: ModelServer) -> Iterator[Installation]:
-    """An installation with two workers, whose operator calls one of the till's tools safe."""
+    """The installation of all tests here that do not break it."""
+    with installed(tmp_path_factory.mktemp("death"), till, model) as installation:
+        yield installation
+
+
+@contextmanager
+def installed(folder: Path, till: Till, model: ModelServer, **env: str) -> Iterator[Installation]:
+    """Start two workers, whose operator calls one of the till's tools safe."""
     app = till.server().streamable_http_app(max_sessions=None)
     with running(app) as server, running(model.app) as model_url:
         servers = {"till": {"url": f"{server}/mcp", "safe_tools": ["look"]}}
-        with Installation(
-            tmp_path_factory.mktemp("death"), f"{model_url}/v1", workers=2, servers=servers
-        ) as installation:
+        with Installation(folder, f"{model_url}/v1", workers=2, servers=servers, **env) as installation:
             yield installation
 
 
@@ -109,6 +119,12 @@ def spoken(frames: Iterator[Frame], text: str) -> None:
         event, data = next(frames)
         assert event == "token", data
         said += data["content"]
+
+
+def has_fenced(chat: Installation) -> bool:
+    """Whether a worker was refused."""
+    text = httpx.get(f"{chat.url}/metrics", trust_env=False).text
+    return re.search(r"users_fenced_total\{.*\} [1-9]", text) is not None
 
 
 def rest_of(frames: Iterator[Frame]) -> tuple[list[str], str]:
@@ -241,6 +257,27 @@ def test_a_worker_that_was_stopped_for_a_while_cannot_write_any_more(
     with chat.person(reader.name, owner) as back:
         assert back.say("go on")["response"] == "3 messages, the last from user: go on"
         assert told(back) == told(reader)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fenced", [True, False])
+def test_it_is_the_fences_that_keep_a_stopped_worker_from_a_second_call(
+    tmp_path: Path, model: ModelServer, till: Till, name: str, fenced: bool
+) -> None:
+    call: list[tuple[str, Any]] = [("till__charge", {})]
+    model.will(Reply(text="one two three", calls=call, pause=0.5), Reply(calls=call))
+    with installed(tmp_path, till, model, **({} if fenced else unfenced.ENV)) as chat:
+        owner, other = chat.workers()
+        with chat.person(name, owner) as person:
+            person.connect(server={"name": "till"})
+        with chat.person(name, other) as reader, reader.streaming("pay") as frames:
+            spoken(frames, "one two")
+            owner.suspend()
+            wait_until(lambda: till.calls == ["charge"], "the next owner calls", seconds=RECOVERY_SECONDS)
+            owner.resume()
+            wait_until(lambda: len(till.calls) == 2 or has_fenced(chat), "a call or a refusal")
+            assert len(till.calls) == (1 if fenced else 2)
+            till.go.set()
 
 
 @pytest.mark.slow
