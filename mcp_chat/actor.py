@@ -11,9 +11,9 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from mcp_chat.agent import Agent
 from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send, is_recorded
 from mcp_chat.config import CONFIG
+from mcp_chat.conversations import Conversations
 from mcp_chat.docket import Docket
 from mcp_chat.equipment import Equipment
 from mcp_chat.events import (
@@ -26,7 +26,6 @@ from mcp_chat.events import (
     SessionDeleted,
     TakenOver,
     TurnFinished,
-    TurnStarted,
     is_final,
 )
 from mcp_chat.exceptions import (
@@ -41,10 +40,9 @@ from mcp_chat.exceptions import (
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Fence, Release, TurnEnd
 from mcp_chat.recovery import Past, begun, past_of
-from mcp_chat.stores.base import START, Archive, Lease
+from mcp_chat.stores.base import Lease
 from mcp_chat.stores.bells import LocalBell
-from mcp_chat.summary import TASK, sum_up
-from mcp_chat.turn import Scribe, Terms, Turn, failed
+from mcp_chat.turn import Terms, Turn, failed
 from mcp_chat.turns import Turns
 from mcp_chat.workshop import Workshop
 from mcp_chat.writer import EventWriter
@@ -53,9 +51,6 @@ log = structlog.get_logger()
 
 ATTEMPTS = 2
 """Owners that may die over one turn before it is given up."""
-
-WINDOWS = 100
-"""Conversations, the ones used last first, whose windows a disconnect clears; the others' have expired."""
 
 HELD_LIMIT = 5.0
 """Seconds that a tool call waits for the heartbeat to be heard again."""
@@ -80,14 +75,13 @@ class Actor:
         self._bell = LocalBell()
         self._broken: dict[str, Past] = {}
         self._given_up: set[str] = set()
-        self._fresh: set[str] = set()
+        self._conversations = Conversations(lease, workshop)
         self._connecting: anyio.CancelScope | None = None
         self._connected = anyio.Event()
         self._tasks: TaskGroup
         self._aside: TaskGroup
         self._turns: Turns
         self._equipment: Equipment
-        self._summing: set[str] = set()
         self._started = False
         self._left = anyio.Event()
         self._leaving = False
@@ -165,7 +159,7 @@ class Actor:
         """Fence earlier owners, and see what they have left half done."""
         end = await self._shop.store.log.end(self.user)
         self._writer.emit("", TakenOver(worker=self.lease.worker, before=end))
-        entries = await self._whole_log()
+        entries = await self._conversations.log()
         await self._docket.open()
         await self._conclude(entries)
         for turn_id, left in begun(entries).items():
@@ -198,12 +192,6 @@ class Actor:
                 self._writer.emit(turn_id, event)
         outcome = known.outcome if known and known.outcome else failed(Interrupted())
         await self._docket.end(turn_id, outcome)
-
-    async def _whole_log(self) -> list[Entry]:
-        entries: list[Entry] = []
-        while page := await self._shop.store.log.read(self.user, entries[-1].id if entries else START):
-            entries += page
-        return entries
 
     async def regain(self) -> None:
         """Take the lease anew in a store that has lost everything, and tell it what is going on.
@@ -365,7 +353,7 @@ class Actor:
 
     def _turn(self, command: Send) -> Turn:
         terms = Terms(
-            scribe=self._scribe(command.session_id),
+            scribe=self._conversations.scribe(command.session_id, self._equipment.backend),
             emit=partial(self._writer.emit, command.id),
             flush=self._writer.flush,
             end=partial(self._end_turn, command),
@@ -381,9 +369,9 @@ class Actor:
     async def _end_turn(self, command: Send, outcome: Final) -> None:
         await self._ended(command, outcome)
         self._shop.metrics.turn_ended(ended_how(outcome))
-        ready = self._equipment.ready
-        if self._shop.summary and self._shop.archive and ready:
-            self._aside.start_soon(self._sum_up, command.session_id, self._shop.archive, ready.agent)
+        ready, archive = self._equipment.ready, self._shop.archive
+        if self._shop.summary and archive and ready:
+            self._aside.start_soon(self._conversations.sum_up, command.session_id, archive, ready.agent)
 
     async def _held(self) -> None:
         """Return when the others know this worker to be alive: only then may it do what cannot be undone.
@@ -396,40 +384,6 @@ class Actor:
                 await anyio.sleep(0.1)
             return
         raise StoreUnavailable
-
-    async def _sum_up(self, session_id: str, archive: Archive, agent: Agent) -> None:
-        """Sum up what the next turn will not be shown; nobody waits for it, and a failure costs nothing."""
-        if session_id in self._summing:
-            return
-        self._summing.add(session_id)
-        try:
-            session = await self._shop.history.record.session(self.user, session_id)
-            if session:
-                say = partial(agent.sum_up, TASK)
-                await sum_up(archive, self.user, session, self._shop.budget, say, self.lease.epoch)
-        except ChatError as error:
-            log.warning("summary.failed", user=self.user, error=error.code)
-        except Exception:  # nobody waits for it, and nobody is to suffer from it
-            log.exception("summary.crashed", user=self.user)
-        finally:
-            self._summing.discard(session_id)
-
-    def _scribe(self, session_id: str) -> Scribe:
-        return Scribe(
-            record=self._shop.history.record,
-            user=self.user,
-            session_id=session_id,
-            epoch=self.lease.epoch,
-            backend=self._equipment.backend,
-            fresh=self._fresh,
-        )
-
-    async def _clear_windows(self, session_id: str) -> None:
-        """Clear the windows of the user's conversations; the archive keeps them."""
-        archive = self._shop.archive
-        recent = await archive.sessions(self.user, limit=WINDOWS) if archive else []
-        for each in {session_id, *(session.id for session in recent)}:
-            await self._shop.history.record.clear(self.user, each, epoch=self.lease.epoch)
 
     async def _decline_overtaken(self, session_id: str | None) -> int:
         """Stop messages that came before a cancel or a disconnect and still wait; return how many."""
@@ -468,26 +422,9 @@ class Actor:
         """
         stopped = {*stopped, *self._turns}
         await self._turns.stop(session_id)
-        existed = await self._shop.history.record.delete(self.user, session_id, epoch=self.lease.epoch)
-        self._fresh.discard(session_id)
-        await self._erase_log(session_id, set(stopped))
+        existed = await self._conversations.erase(session_id)
+        self._docket.release(await self._conversations.erase_log(session_id, set(stopped)))
         return existed
-
-    async def _erase_log(self, session_id: str, awaited: set[str]) -> None:
-        """Take what was said in a session out of the log, but for the ends that somebody waits for."""
-        entries = await self._whole_log()
-        turns = {
-            entry.command_id
-            for entry in entries
-            if isinstance(entry.event, TurnStarted) and entry.event.session_id == session_id
-        }
-        said = [
-            entry
-            for entry in entries
-            if entry.command_id in turns and not (entry.command_id in awaited and is_final(entry.event))
-        ]
-        await self._shop.store.log.erase(self.user, said, turns - awaited, epoch=self.lease.epoch)
-        self._docket.release(turns)
 
     # Connections
 
@@ -534,7 +471,7 @@ class Actor:
             raise NotConnected
         epoch = self.lease.epoch
         if self._shop.keep_history:
-            await self._clear_windows(config.session_id)
+            await self._conversations.clear_windows(config.session_id)
         else:
             await self._erase(config.session_id, stopped)
         await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -76,65 +78,89 @@ def create_app(settings: Settings | None = None) -> Starlette:
     Raises:
         SettingsError: The settings do not allow a safe start.
     """
-    settings = settings or load_settings()
-    check_settings(settings)
-    check_stores(settings)
-    logs.set_up(settings.log_level)
-    entries = read_catalogue(settings.models_file)
-    load_packages(entries)
-    servers = {**demo_servers(), **read_servers(settings.servers_file)}
-    identity = identity_of(settings)
-    vault = Vault(key_of(settings))
-    drain = Drain()
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            store, archive = await open_stores(settings, stack)
-            tasks = await stack.enter_async_context(anyio.create_task_group())
-            metrics = Metrics()
-            heart = heart_of(settings, store)
-            stack.push_async_callback(
-                heart.stop
-            )  # whatever ends this worker's tasks, it is to look dead then
-            feed = Feed(store.log, store.bells, tasks, metrics)
-            feed.start()
-            workshop = workshop_of(settings, store, archive, vault, entries, servers, heart, feed, metrics)
-            ownership = Ownership(
-                workshop,
-                heart,
-                tasks,
-                lock_ttl=settings.session_lock_ttl,
-                lock_retries=settings.session_lock_retries,
-                lock_wait=settings.session_lock_wait,
-            )
-            await ownership.start()
-            if app.state.deaths:
-                tasks.start_soon(ownership.hear_deaths, heard(app.state.deaths))
-            mount(app, settings, workshop, ownership, feed, identity, servers, drain)
-            if archive:
-                tasks.start_soon(tidy_up, archive)
-            left = anyio.Event()
-            tasks.start_soon(leave, ownership, drain, left)
-            log.info("worker.ready", worker=ownership.worker)
-            with replaced_if_broken(app):
-                yield
-            drain.start()
-            await left.wait()
-            tasks.cancel_scope.cancel()
-
+    parts = parts_of(settings or load_settings())
     app = Starlette(
-        middleware=middleware(settings),
+        middleware=middleware(parts.settings),
         exception_handlers={
             ChatError: errors.on_error,
             HTTPException: errors.on_http_exception,
             Exception: errors.on_crash,
         },
-        lifespan=lifespan,
+        lifespan=partial(lifespan, parts),
     )
-    app.state.drain = drain
+    app.state.drain = parts.drain
     app.state.deaths = None
     return app
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a process makes of its settings before anything is opened."""
+
+    settings: Settings
+    entries: list[CatalogueEntry]
+    servers: dict[str, ServerConfig]
+    identity: Identity
+    vault: Vault
+    drain: Drain
+
+
+def parts_of(settings: Settings) -> Parts:
+    """Check the settings and return what they ask for.
+
+    Raises:
+        SettingsError: They do not allow a safe start.
+    """
+    check_settings(settings)
+    check_stores(settings)
+    logs.set_up(settings.log_level)
+    entries = read_catalogue(settings.models_file)
+    load_packages(entries)
+    return Parts(
+        settings=settings,
+        entries=entries,
+        servers={**demo_servers(), **read_servers(settings.servers_file)},
+        identity=identity_of(settings),
+        vault=Vault(key_of(settings)),
+        drain=Drain(),
+    )
+
+
+@asynccontextmanager
+async def lifespan(parts: Parts, app: Starlette) -> AsyncIterator[None]:
+    """Open the stores and serve until the worker has let its users go."""
+    async with AsyncExitStack() as stack:
+        store, archive = await open_stores(parts.settings, stack)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        heart = heart_of(parts.settings, store)
+        stack.push_async_callback(heart.stop)  # whatever ends the tasks, the worker is to look dead then
+        metrics = Metrics()
+        feed = Feed(store.log, store.bells, tasks, metrics)
+        feed.start()
+        workshop = workshop_of(parts, store, archive, heart, feed, metrics)
+        ownership = ownership_of(parts.settings, workshop, heart, tasks)
+        await ownership.start()
+        mount(app, parts, workshop, ownership, feed)
+        left = look_after(app, parts.drain, ownership, archive, tasks)
+        log.info("worker.ready", worker=ownership.worker)
+        with replaced_if_broken(app):
+            yield
+        parts.drain.start()
+        await left.wait()
+        tasks.cancel_scope.cancel()
+
+
+def look_after(
+    app: Starlette, drain: Drain, ownership: Ownership, archive: Archive | None, tasks: TaskGroup
+) -> anyio.Event:
+    """Start what goes on beside the requests; the event comes when the worker has left."""
+    left = anyio.Event()
+    tasks.start_soon(leave, ownership, drain, left)
+    if app.state.deaths:
+        tasks.start_soon(ownership.hear_deaths, heard(app.state.deaths))
+    if archive:
+        tasks.start_soon(tidy_up, archive)
+    return left
 
 
 @contextmanager
@@ -255,39 +281,33 @@ async def check_schema(archive: Archive) -> None:
         log.warning("database.away")
 
 
+def ownership_of(settings: Settings, workshop: Workshop, heart: Heartbeat, tasks: TaskGroup) -> Ownership:
+    """Return this worker's part in serving all users."""
+    return Ownership(
+        workshop,
+        heart,
+        tasks,
+        lock_ttl=settings.session_lock_ttl,
+        lock_retries=settings.session_lock_retries,
+        lock_wait=settings.session_lock_wait,
+    )
+
+
 def workshop_of(
-    settings: Settings,
-    store: Store,
-    archive: Archive | None,
-    vault: Vault,
-    entries: list[CatalogueEntry],
-    servers: dict[str, ServerConfig],
-    heart: Heartbeat,
-    feed: Feed,
-    metrics: Metrics,
+    parts: Parts, store: Store, archive: Archive | None, heart: Heartbeat, feed: Feed, metrics: Metrics
 ) -> Workshop:
     """Return what the actors work with."""
+    settings = parts.settings
     policy = Policy(settings.allowed_networks)
-    silence = settings.tool_timeout + 5
-    connection = partial(
-        Connection,
-        connector=Dialer(policy, timeout=settings.connect_timeout, silence=silence),
-        connect_timeout=settings.connect_timeout,
-        tool_timeout=settings.tool_timeout,
-    )
+    connection = connection_of(settings, policy)
     return Workshop(
         store=store,
         archive=archive,
-        configs=UserConfigs(store.configs, archive, vault),
+        configs=UserConfigs(store.configs, archive, parts.vault),
         history=history_of(settings, store, archive),
-        vault=vault,
-        providers=Providers(
-            entries,
-            policy=policy,
-            ollama_url="" if settings.ollama_url == "off" else settings.ollama_url,
-            silence=settings.model_timeout,
-        ),
-        connection=lambda server: connection(current(server, servers)),
+        vault=parts.vault,
+        providers=providers_of(parts, policy),
+        connection=lambda server: connection(current(server, parts.servers)),
         held=lambda: heart.beats(HELD),
         deliver=feed.deliver,
         metrics=metrics,
@@ -299,6 +319,28 @@ def workshop_of(
         budget=budget_of(settings),
         keep_history=settings.keep_history,
         summary=settings.summary,
+    )
+
+
+def connection_of(settings: Settings, policy: Policy) -> Callable[[ServerConfig], Connection]:
+    """Return what connects to an MCP server."""
+    silence = settings.tool_timeout + 5
+    return partial(
+        Connection,
+        connector=Dialer(policy, timeout=settings.connect_timeout, silence=silence),
+        connect_timeout=settings.connect_timeout,
+        tool_timeout=settings.tool_timeout,
+    )
+
+
+def providers_of(parts: Parts, policy: Policy) -> Providers:
+    """Return what makes models."""
+    settings = parts.settings
+    return Providers(
+        parts.entries,
+        policy=policy,
+        ollama_url="" if settings.ollama_url == "off" else settings.ollama_url,
+        silence=settings.model_timeout,
     )
 
 
@@ -323,42 +365,10 @@ def budget_of(settings: Settings) -> Budget:
     )
 
 
-def mount(
-    app: Starlette,
-    settings: Settings,
-    workshop: Workshop,
-    ownership: Ownership,
-    feed: Feed,
-    identity: Identity,
-    servers: dict[str, ServerConfig],
-    drain: Drain,
-) -> None:
+def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) -> None:
     """Put the routes in place, now that there is something behind them."""
-    chat = LLMChat(
-        identity=identity,
-        dispatch=Dispatch(
-            workshop.store,
-            workshop.archive,
-            workshop.history.record,
-            ownership,
-            feed,
-            patience=settings.turn_timeout + 60,
-        ),
-        store=workshop.store,
-        configs=workshop.configs,
-        history=workshop.history,
-        vault=workshop.vault,
-        providers=workshop.providers,
-        servers=servers,
-        archive=workshop.archive,
-        max_messages=settings.history_max_messages,
-        max_body=settings.max_body_bytes,
-        max_message=settings.max_message_bytes,
-    )
-    checks: dict[str, Check] = {"store": workshop.store.ping}
-    if workshop.archive:
-        checks["database"] = workshop.archive.ping
-    health = Health(checks=checks, draining=lambda: drain.draining)
+    chat = chat_of(parts, workshop, ownership, feed)
+    settings, identity = parts.settings, parts.identity
     sessions = Sessions(
         identity=identity,
         dispatch=chat.dispatch,
@@ -375,7 +385,6 @@ def mount(
         max_upload=settings.max_upload_bytes,
         upload_quota=settings.upload_quota_bytes,
     )
-    auth = Auth(identity=identity, max_body=settings.max_body_bytes)
     events = Events(
         identity=identity,
         dispatch=chat.dispatch,
@@ -383,11 +392,40 @@ def mount(
         record=workshop.history.record,
         max_messages=settings.history_max_messages,
     )
-    listed = operations.operations(
-        chat, events, sessions, uploads, auth, health, Scrape(metrics=workshop.metrics)
-    )
+    auth = Auth(identity=identity, max_body=settings.max_body_bytes)
+    scrape = Scrape(metrics=workshop.metrics)
+    health = health_of(workshop, parts.drain)
+    listed = operations.operations(chat, events, sessions, uploads, auth, health, scrape)
     app.router.routes[:] = [
         *(operation.route() for operation in listed),
         operations.openapi_route(listed, version=version("mcp-chat")),
         *web.routes(),
     ]
+
+
+def chat_of(parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) -> LLMChat:
+    """Return what answers the contract's requests."""
+    settings, record = parts.settings, workshop.history.record
+    patience = settings.turn_timeout + 60
+    return LLMChat(
+        identity=parts.identity,
+        dispatch=Dispatch(workshop.store, workshop.archive, record, ownership, feed, patience=patience),
+        store=workshop.store,
+        configs=workshop.configs,
+        history=workshop.history,
+        vault=workshop.vault,
+        providers=workshop.providers,
+        servers=parts.servers,
+        archive=workshop.archive,
+        max_messages=settings.history_max_messages,
+        max_body=settings.max_body_bytes,
+        max_message=settings.max_message_bytes,
+    )
+
+
+def health_of(workshop: Workshop, drain: Drain) -> Health:
+    """Return what tells whether this worker is ready."""
+    checks: dict[str, Check] = {"store": workshop.store.ping}
+    if workshop.archive:
+        checks["database"] = workshop.archive.ping
+    return Health(checks=checks, draining=lambda: drain.draining)

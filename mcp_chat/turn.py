@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,11 +41,10 @@ from mcp_chat.exceptions import (
 )
 from mcp_chat.message import Message, ToolCall, Usage, now, wellformed
 from mcp_chat.metrics import Metrics, Resumption
-from mcp_chat.record import Record
 from mcp_chat.recovery import Past, Told, answered, retold, told_of, unanswered
+from mcp_chat.scribe import Scribe
 from mcp_chat.session import Session
 from mcp_chat.tools import ToolResult
-from mcp_chat.upload import Upload
 
 log = structlog.get_logger()
 
@@ -59,50 +58,6 @@ UNKNOWN = ToolResult(
 )
 END_LIMIT = 8.0
 """Seconds for each of the last writes of a turn."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scribe:
-    """Writes a session's messages for the owner who holds this epoch.
-
-    Attributes:
-        backend: The user's model, as far as it is known.
-        fresh: Sessions whose windows this owner knows to be complete; an earlier owner may have failed.
-    """
-
-    record: Record
-    user: str
-    session_id: str
-    epoch: int
-    backend: str
-    fresh: set[str]
-
-    async def session(self) -> Session:
-        """Return the session with the messages of which the model may be shown some."""
-        stale = self.session_id not in self.fresh
-        recent = await self.record.recent(self.user, self.session_id, epoch=self.epoch, refill=stale)
-        self.fresh.add(self.session_id)
-        found = await self.record.session(self.user, self.session_id, recent)
-        return found or Session(id=self.session_id)
-
-    async def write(self, message: Message, usage: Usage | None = None) -> None:
-        """Add a message; when this returns it is committed. One whose id is there already is not added."""
-        whole = False  # whatever comes in between: the archive may have it then, and the window not
-        try:
-            whole = await self.record.add(
-                self.user, self.session_id, [message], usage=usage, backend=self.backend, epoch=self.epoch
-            )
-        finally:
-            if not whole:
-                self.fresh.discard(self.session_id)
-
-    async def turn(self, run: str) -> list[Message]:
-        """Return what a turn has written."""
-        return await self.record.turn(self.user, self.session_id, run)
-
-    async def files(self, messages: Sequence[Message]) -> dict[str, Upload]:
-        """Return the files that go with the messages, as far as they are kept."""
-        return await self.record.files(self.user, messages)
 
 
 def failed(error: ChatError) -> Failed:

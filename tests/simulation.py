@@ -344,7 +344,7 @@ class SimArchive:
         if row and row.outcome is None:
             row.outcome = outcome
 
-    async def neglected(self, *, seconds: float, limit: int = 100) -> list[str]:
+    async def neglected(self, *, seconds: float, limit: int = 1000) -> list[str]:
         since = self._clock() - seconds
         return list({row.user: 0 for row in self.commands.values() if row.outcome is None and row.at < since})
 

@@ -415,7 +415,7 @@ class Ledger(Protocol):
         """
         ...
 
-    async def neglected(self, *, seconds: float, limit: int = 100) -> list[str]:
+    async def neglected(self, *, seconds: float, limit: int = 1000) -> list[str]:
         """Return users with commands that were accepted so long ago and have not ended."""
         ...
 

@@ -152,7 +152,7 @@ class SQLLedger(ABC):
     async def _end(self, user: str, command_id: str, outcome: Final, epoch: int | None) -> None:
         await self._committer.add(Ending(user=user, command_id=command_id, outcome=outcome, epoch=epoch))
 
-    async def neglected(self, *, seconds: float, limit: int = 100) -> list[str]:
+    async def neglected(self, *, seconds: float, limit: int = 1000) -> list[str]:
         """Return the users whose commands have waited so long for their ends, the longest first."""
         since = now() - timedelta(seconds=seconds)
         statement = (

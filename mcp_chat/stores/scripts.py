@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
-from mcp_chat.exceptions import Fenced, StoreUnavailable
-from mcp_chat.stores.client import Client, execute_many, failed, translated
+from mcp_chat.exceptions import Fenced
+from mcp_chat.stores.client import Client, translated
 
 Argument = str | bytes | int | float
-Call = tuple[Sequence[str], Sequence[Argument]]
 
 
 class Scripts:
@@ -53,29 +52,8 @@ class Scripts:
         if not await self.run(name, keys, args):
             raise Fenced
 
-    async def run_many(self, name: str, calls: Sequence[Call]) -> list[Any | StoreUnavailable]:
-        """Run a script for several users in one go; an error stands in the place of its call's answer."""
-        with translated():
-            answers = await execute_many(self._redis, [self._by_hash(name, *call) for call in calls])
-        if lost := [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]:
-            with translated():
-                again = await execute_many(self._redis, [self._in_full(name, *calls[n]) for n in lost])
-            for n, answer in zip(lost, again, strict=True):
-                answers[n] = answer
-        return [_answer(answer) for answer in answers]
-
     def _by_hash(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> list[Argument]:
         return ["EVALSHA", self._hashes[name], len(keys), *keys, *args]
 
     def _in_full(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> list[Argument]:
         return ["EVAL", self._texts[name], len(keys), *keys, *args]
-
-
-def _answer(answer: Any) -> Any | StoreUnavailable:
-    """Return an answer, or what stands for an error; a bug is raised as what it is."""
-    match answer:
-        case RedisError() | OSError():
-            return failed(answer)
-        case BaseException():
-            raise answer
-    return answer
