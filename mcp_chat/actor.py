@@ -164,6 +164,7 @@ class Actor:
         await self._conclude(entries)
         for turn_id, left in begun(entries).items():
             self._broken[turn_id] = past_of(left)
+        self._docket.resume(self._broken.keys())
         for known in self._docket.ended:
             if not any(entry.command_id == known.id and is_final(entry.event) for entry in entries):
                 self._broken.setdefault(known.id, Past())

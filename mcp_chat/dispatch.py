@@ -118,12 +118,14 @@ class Dispatch:
         limit = 1 + MAX_WAITING if isinstance(command, Send) else 2 * MAX_WAITING
         try:
             place = await self._store.inbox.put(user, command, limit=limit, again=not accepted.new)
-            if place is None:
-                raise TooManyWaiting
-        except (StoreUnavailable, TooManyWaiting):
+        except StoreUnavailable:  # it may be in the inbox all the same, and it is in the record
+            if self._archive is None or not is_recorded(command):
+                raise
+            return START
+        if place is None:
             if self._archive and accepted.new:  # who is refused may send it again as another one
                 await self._archive.withdraw(user, command.id)
-            raise
+            raise TooManyWaiting
         return place
 
     async def follow(self, user: str, ticket: Ticket) -> AsyncGenerator[Entry | None]:

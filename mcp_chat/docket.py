@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 
 import structlog
 
@@ -68,6 +69,10 @@ class Docket:
         self._known |= ids
         places = {command.id: place for place, command in enumerate(recorded)}
         self._waiting = sorted([*self._waiting, *unread], key=lambda each: places.get(each.id, len(places)))
+
+    def resume(self, begun: Collection[str]) -> None:
+        """Put the commands that an earlier owner has begun in front of those that it has not."""
+        self._waiting.sort(key=lambda command: command.id not in begun)
 
     async def look(self) -> bool:
         """Read new commands; tell whether there were some.

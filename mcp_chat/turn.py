@@ -58,6 +58,8 @@ UNKNOWN = ToolResult(
 )
 END_LIMIT = 8.0
 """Seconds for each of the last writes of a turn."""
+RETRY_EVERY = 0.5
+"""Seconds between two attempts at such a write."""
 
 
 def failed(error: ChatError) -> Failed:
@@ -208,8 +210,12 @@ class Turn:
             self._terms.metrics.turn_resumed(how)
 
     def _shown(self) -> list[Message]:
-        cut = may_be_cut(self._session, self._terms.budget)
-        return list(shown(self._session, self._terms.budget, cut=cut).messages)
+        """Return what the model is shown: this turn comes last, whatever was said since it was broken off."""
+        own = {message.id for message in self._written}
+        ordered = sorted(self._session.messages, key=lambda message: message.id in own)
+        session = replace(self._session, messages=tuple(ordered))
+        cut = may_be_cut(session, self._terms.budget)
+        return list(shown(session, self._terms.budget, cut=cut).messages)
 
     async def _ask(self) -> None:
         """Write the user's message."""
@@ -280,8 +286,8 @@ class Turn:
 
     async def _end(self, outcome: Final) -> None:
         stopped = isinstance(outcome, TurnFinished) and outcome.stopped
-        with anyio.move_on_after(END_LIMIT), contextlib.suppress(ChatError):  # the turn ends in any case
-            await self._make_whole()
+        with anyio.move_on_after(END_LIMIT):  # the turn ends in any case
+            await self._try_to_make_whole()
         if self._told.partial or self._open:
             outcome = await self._keep({"stopped": True} if stopped else {"interrupted": True}, outcome)
         elapsed = int((time.monotonic() - self._began) * 1000)
@@ -291,6 +297,15 @@ class Turn:
         with anyio.move_on_after(END_LIMIT):
             await self._terms.end(outcome)
         log.info("turn.ended", outcome=outcome.type, stopped=stopped, ms=elapsed)
+
+    async def _try_to_make_whole(self) -> None:
+        while True:
+            try:
+                return await self._make_whole()
+            except StoreUnavailable:
+                await anyio.sleep(RETRY_EVERY)
+            except ChatError:
+                return None
 
     async def _make_whole(self) -> None:
         """See to it that the user's message is in the history, and that readers know what else is."""

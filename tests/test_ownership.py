@@ -779,3 +779,46 @@ def test_a_message_that_was_brought_again_is_not_withdrawn_by_the_one_who_is_ref
         world.run(30)
         assert isinstance(again.final, TurnFinished)
         assert list(in_history(world)) == []
+
+
+def test_what_the_record_has_is_carried_out_although_the_inbox_could_not_take_it() -> None:
+    with World() as world:
+        _, other = serving(world)
+        world.cut("store", 2)
+        refused = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
+        world.run(30)
+        assert refused.error or isinstance(refused.final, TurnFinished)
+        again = accept(world, other, Send(id="m", run="another", session_id="s", text="3"))
+        world.run(1)
+        assert isinstance(again.final, TurnFinished)
+        assert [message.id for message in history(world, "ann", "s")] == ["r-q", "r-a0"]
+
+
+def test_a_turn_that_has_begun_is_brought_to_its_end_before_one_that_was_accepted_earlier() -> None:
+    with World() as world:
+        owner, other = serving(world)
+        third = world.start()
+        world.run(0.1)
+        stops_after(other, "accept")
+        world.ask(other, "ann", Send(id="early", run="r1", session_id="s", text="3"))
+        assert world.until(lambda: other.stopped, 1)
+        accept(world, third, Send(id="begun", run="r2", session_id="s", text="9"))
+        assert world.until(lambda: any(isinstance(e.event, TextDelta) for e in log_of(world, "ann")), 5)
+        owner.kill()
+        world.run(30)
+        assert [message.id for message in history(world, "ann", "s")] == ["r2-q", "r2-a0", "r1-q", "r1-a0"]
+
+
+def test_a_message_is_in_the_history_although_it_could_not_be_written_at_first() -> None:
+    with World() as world:
+        owner, other = serving(world)
+
+        def cut(name: str, args: tuple[Any, ...]) -> bool:
+            if name == "log.append" and isinstance(args[2][0].event, TurnStarted):
+                world.cut("archive", 4)
+            return False
+
+        owner.trap = cut
+        world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
+        world.run(20)
+        assert [message.id for message in history(world, "ann", "s")] == ["r-q"]

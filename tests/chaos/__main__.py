@@ -17,7 +17,8 @@ from tests.chaos.run import Plan, judge, run
 def main() -> int:
     """Run, tell what came of it, and keep the journals if something is wrong."""
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops all that it started, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGINT):  # a job in the background ignores the latter, and so would
+        signal.signal(number, signal.default_int_handler)  # all that it starts and interrupts
     if options.judge:
         report = judge(options.judge)
         sys.stdout.write(f"{report}\n")

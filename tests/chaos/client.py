@@ -220,7 +220,7 @@ class Asking:
             self._end("stopped" if frame.data["stopped"] else "final", frame.data["content"])
         elif frame.event == "error" and (frame.id or self._recalled):  # else the stream has failed
             self._end("error", "")
-        self._recalled = frame.event == "discard" and not frame.id
+        self._recalled = not frame.id and (self._recalled or frame.event == "discard")
 
     def _end(self, end: str, content: str) -> None:
         self.sent = replace(self.sent, end=end, content=content)
