@@ -15,7 +15,7 @@ serve: $(VENV)/.serve ## run the chat on http://127.0.0.1:8000 with everything i
 	@exec $(BIN)/mcp-chat serve
 
 test: $(VENV)/.dev ## run the tests (CI=1 adds the slow tier: browser, npm, PostgreSQL, processes)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev ## check style and types of package, tests and benchmarks
 	$(BIN)/ruff check .
