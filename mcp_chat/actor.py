@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -344,7 +344,7 @@ class Actor:
                 stopped = await self._turns.stop(command.session_id)
                 return Cancelled(turns=stopped + await self._decline_overtaken(command.session_id))
             case Disconnect():
-                return await self._disconnect()
+                return await self._disconnect(command)
             case DeleteSession():
                 return await self._delete(command.session_id)
             case Send():
@@ -387,9 +387,12 @@ class Actor:
         raise StoreUnavailable
 
     async def _decline_overtaken(self, session_id: str | None) -> int:
-        """Stop messages that came before a cancel or a disconnect and still wait; return how many."""
+        """Stop messages that came before a cancel and still wait; return how many."""
+        return await self._decline(self._docket.overtaken, session_id)
+
+    async def _decline(self, commands: Sequence[Command], session_id: str | None) -> int:
         declined = 0
-        for command in self._docket.overtaken:
+        for command in commands:
             if isinstance(command, Send) and session_id in (None, command.session_id):
                 declined += 1
                 self._docket.drop(command)
@@ -457,16 +460,18 @@ class Actor:
         except StoreUnavailable:
             log.warning("history.not_adopted", user=self.user)
 
-    async def _disconnect(self) -> Disconnected:
+    async def _disconnect(self, disconnect: Disconnect) -> Disconnected:
         if self._connecting:
             self._connecting.cancel()
             await self._connected.wait()
         stopped = set(self._turns)
         await self._turns.stop(None)
-        await self._decline_overtaken(None)
-        for command in self._docket.overtaken:
-            self._docket.drop(command)
-            await self._ended(command, failed(InvalidRequest("A disconnect came in between.")))
+        overtaken = await self._docket.before(disconnect)
+        await self._decline(overtaken, None)
+        for command in overtaken:
+            if not isinstance(command, Send):
+                self._docket.drop(command)
+                await self._ended(command, failed(InvalidRequest("A disconnect came in between.")))
         config = await self._equipment.config()
         if config is None:
             raise NotConnected

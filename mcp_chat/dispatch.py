@@ -93,8 +93,11 @@ class Dispatch:
         self._feed = feed
         self._patience = patience
 
-    async def submit(self, user: str, command: Command) -> Ticket:
+    async def submit(self, user: str, command: Command, *, repeatable: bool = True) -> Ticket:
         """Hand a command over, once for each id: when this returns nothing can lose it.
+
+        Args:
+            repeatable: Its sender knows its id, and can send it again if the store does not answer.
 
         Raises:
             Draining: This worker stops; another one takes the command.
@@ -106,27 +109,31 @@ class Dispatch:
         if self._archive and is_recorded(command):
             accepted = await self._archive.accept(user, command)
         if isinstance(accepted.outcome, Failed) and accepted.outcome.retryable and not accepted.run:
-            return await self.submit(user, renamed(command))  # it may go better now
+            return await self.submit(user, renamed(command), repeatable=repeatable)  # it may go better now
         if accepted.outcome:
             return Ticket(id=command.id, place=START, accepted=accepted)
-        place = await self._put(user, accepted.command or command, accepted)
+        place = await self._put(user, accepted.command or command, accepted, repeatable=repeatable)
         with contextlib.suppress(StoreUnavailable):  # it is in the inbox: who follows it wakes again
             await self._ownership.wake(user)
         return Ticket(id=command.id, place=place, accepted=accepted)
 
-    async def _put(self, user: str, command: Command, accepted: Accepted) -> str:
+    async def _put(self, user: str, command: Command, accepted: Accepted, *, repeatable: bool) -> str:
         limit = 1 + MAX_WAITING if isinstance(command, Send) else 2 * MAX_WAITING
         try:
             place = await self._store.inbox.put(user, command, limit=limit, again=not accepted.new)
-        except StoreUnavailable:  # it may be in the inbox all the same, and it is in the record
-            if self._archive is None or not is_recorded(command):
-                raise
-            return START
+        except StoreUnavailable:  # it may be there all the same: who can, sends it again as the same one
+            if not repeatable:
+                await self._withdraw(user, accepted)
+            raise
         if place is None:
-            if self._archive and accepted.new:  # who is refused may send it again as another one
-                await self._archive.withdraw(user, command.id)
+            await self._withdraw(user, accepted)
             raise TooManyWaiting
         return place
+
+    async def _withdraw(self, user: str, accepted: Accepted) -> None:
+        """Take a command back whose sender is refused, and may send it again as another one."""
+        if self._archive and accepted.new:
+            await self._archive.withdraw(user, accepted.id)
 
     async def follow(self, user: str, ticket: Ticket) -> AsyncGenerator[Entry | None]:
         """Yield a command's entries up to the final one; None each second in which nothing came.
@@ -316,9 +323,9 @@ class Dispatch:
         """Make sure that somebody serves the user: whoever did may have died."""
         await self._ownership.wake(user)
 
-    async def outcome(self, user: str, command: Command) -> Final:
-        """Hand a command over and wait for how it ends."""
-        ticket = await self.submit(user, command)
+    async def outcome(self, user: str, command: Command, *, repeatable: bool = True) -> Final:
+        """Hand a command over and wait for how it ends; see `submit`."""
+        ticket = await self.submit(user, command, repeatable=repeatable)
         async with contextlib.aclosing(self.follow(user, ticket)) as entries:
             async for entry in entries:
                 if entry and is_final(entry.event):

@@ -124,6 +124,19 @@ class Docket:
         """The commands that were accepted before the one that was taken last, and still wait."""
         return [command for command in self._overtaken if command in self._waiting]
 
+    async def before(self, command: Command) -> list[Command]:
+        """Return the commands that were accepted before one that was taken, and still wait.
+
+        Raises:
+            StoreUnavailable: The record, which has those that the inbox does not, cannot be read.
+        """
+        if self._archive is None:
+            return self.overtaken
+        await self.open()
+        recorded = [each.id for each in await self._archive.open_commands(self._user)]
+        earlier = set(recorded[: recorded.index(command.id)] if command.id in recorded else recorded)
+        return [each for each in self._waiting if each.id in earlier]
+
     def drop(self, command: Command) -> None:
         """Do not take a command up any more."""
         self._waiting.remove(command)

@@ -88,8 +88,8 @@ class Told:
 
     def discard(self, after: str) -> None:
         """Drop what was said behind a place."""
-        kept = [mark for mark in self.marks if mark[0] and order(mark[0]) <= order(after)]
-        _, length, self.broken = kept[-1] if kept else (VOID, 0, False)
+        self.marks = [mark for mark in self.marks if mark[0] and order(mark[0]) <= order(after)]
+        _, length, self.broken = self.marks[-1] if self.marks else (VOID, 0, False)
         self.text = self.text[:length]
         self.at = length
 
@@ -107,6 +107,7 @@ class Past:
         orderly: Whether the last one was one of those.
         pending: Calls that the last of those had recorded and certainly not made.
         usage: Tokens of the messages that were announced.
+        lost: Whether the log has lost all this since it was read.
     """
 
     told: Told = field(default_factory=Told)
@@ -117,6 +118,7 @@ class Past:
     orderly: bool = False
     pending: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    lost: bool = False
 
     @property
     def crashes(self) -> int:
@@ -127,7 +129,7 @@ class Past:
         """Return the events that bring readers to what is written: nothing, a discard, or all anew."""
         if not written:
             return []  # nothing was said before the user's message was recorded
-        known = self.starts and all(message.id in self.announced for message in written)
+        known = self.starts and not self.lost and all(message.id in self.announced for message in written)
         if known and self.told.text[: self.told.at].rstrip() == told_of(written).text.rstrip():
             return [Discarded(after=self.holds)] if self.told.partial else []
         return retold(written)

@@ -120,6 +120,7 @@ class Turn:
         self._session = Session(id=command.session_id)
         self._written: list[Message] = []
         self._looked_back = past is None
+        self._caught_up = past is None
         self._over = False
         self._announced: set[str] = set()
         self._told = past.told if past else Told()
@@ -162,6 +163,9 @@ class Turn:
         if self._over:
             return
         self._emit(TurnStarted(session_id=self._session.id, run=self._run))
+        if self._past and not self._caught_up:
+            self._past.lost = True  # what there is to tell is read first
+            return
         for event in retold(self._written, self._told.partial):
             self._emit(event)
 
@@ -224,6 +228,7 @@ class Turn:
 
     def _catch_up(self, past: Past) -> None:
         """Void what readers were told and is not recorded, and tell them what they were not told."""
+        self._caught_up = True
         for event in past.missing(self._written):
             self._emit(event)
         self._told = told_of(self._written)
@@ -311,7 +316,7 @@ class Turn:
         """See to it that the user's message is in the history, and that readers know what else is."""
         if not self._looked_back:
             await self._look_back()
-        if self._past and not self._past.starts and not self._announced:
+        if self._past and (self._past.lost or not self._past.starts) and not self._caught_up:
             self._catch_up(self._past)  # the log has lost it all: what readers have is in no record
         announced = self._past.announced if self._past else set()
         for message in self._written:

@@ -822,3 +822,46 @@ def test_a_message_is_in_the_history_although_it_could_not_be_written_at_first()
         world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
         world.run(20)
         assert [message.id for message in history(world, "ann", "s")] == ["r-q"]
+
+
+def test_a_log_that_is_lost_while_a_turn_is_taken_up_again_is_told_from_its_beginning() -> None:
+    with World() as world:
+        owner, other = serving(world)
+        asked = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3 safe 9"))
+        assert world.until(lambda: heard(asked.seen).startswith("w00 w01 w02 \n\nw"), 5)
+
+        def lose(name: str, args: tuple[Any, ...]) -> bool:
+            if name == "retry":  # it has read the log, and begins
+                world.store.flush()
+            return False
+
+        other.trap = lose
+        owner.kill()
+        world.run(30)
+        assert isinstance(asked.final, TurnFinished)
+        said = [message.content for message in history(world, "ann", "s") if message.role == "assistant"]
+        assert heard(asked.seen) == "\n\n".join(said)
+
+
+def test_a_disconnect_ends_what_only_the_record_has() -> None:
+    """A message was recorded, and the store did not answer: it is not to begin behind the disconnect."""
+    with World() as world:
+        _, other = serving(world)
+
+        def lose(name: str, args: tuple[Any, ...]) -> bool:
+            if name == "accept" and args[1].id == "m":
+                other.trap = lambda name, args: False
+                world.cut("store", 0.1)
+            return False
+
+        other.trap = lose
+        refused = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
+        assert world.until(lambda: bool(refused.error), 1)
+        world.run(0.2)
+        left = accept(world, other, Disconnect())
+        assert world.until(lambda: left.final is not None, 5)
+        end = world.journal.logged["ann"][-1].tick
+        world.run(20)
+        assert [each.entry for each in world.journal.logged["ann"] if each.tick > end] == []
+        assert world.archive
+        assert all(row.outcome for row in world.archive.commands.values())

@@ -201,6 +201,11 @@ def test_a_discard_of_everything_and_one_of_nothing() -> None:
     assert past_of([*log, *entries_of(Discarded(after="1-2"), epoch=2)]).told.text == "ab"
 
 
+def test_what_was_discarded_is_not_brought_back_by_a_later_discard() -> None:
+    log = entries_of(started(), TextDelta(text="one"), Discarded(after=VOID), TextDelta(text="three four"))
+    assert past_of([*log, *entries_of(Discarded(after="1-1"), epoch=2)]).told.text == ""
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["start", "word", "end"])), max_size=20))
 def test_begun_has_what_has_not_ended(steps: list[tuple[int, str]]) -> None:
     kinds: dict[str, Callable[[], Event]] = {

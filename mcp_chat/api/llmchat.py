@@ -71,9 +71,9 @@ class LLMChat:
         user, body = await self._read(request, ConnectBody)
         config = await self._configuration(body)
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
-        outcome = await self.dispatch.outcome(
-            user.key, Connect(sealed=sealed, user_id=user.id, id=command_id(request, "connect"))
-        )
+        command = Connect(sealed=sealed, user_id=user.id, id=command_id(request, "connect"))
+        repeatable = idempotency_key(request) is not None
+        outcome = await self.dispatch.outcome(user.key, command, repeatable=repeatable)
         if isinstance(outcome, Failed):
             return of_failed(outcome)
         assert isinstance(outcome, Connected)
@@ -92,7 +92,8 @@ class LLMChat:
         """Send a message; the answer is a read of the turn's events, streamed or whole."""
         user, body = await self._read(request, ChatBody)
         self._check_message(body)
-        command_id = body.message_id or idempotency_key(request) or new_id()
+        given = body.message_id or idempotency_key(request)
+        command_id = given or new_id()
         session_id, resumed = await self._session(user, body.session_id, command_id)
         command = Send(
             session_id=session_id,
@@ -101,7 +102,7 @@ class LLMChat:
             interrupt=body.if_running == "interrupt",
             id=command_id,
         )
-        ticket = await self.dispatch.submit(user.key, command)
+        ticket = await self.dispatch.submit(user.key, command, repeatable=given is not None)
         entries = self.dispatch.follow(user.key, ticket)
         headers = {
             "mcp-chat-session": session_id,
@@ -138,7 +139,8 @@ class LLMChat:
         repeated = idempotency_key(request) is not None  # the answer may have been lost
         if not repeated and not await self.configs.exists(user.key):
             return JSONResponse(gone)
-        outcome = await self.dispatch.outcome(user.key, Disconnect(id=command_id(request, "disconnect")))
+        command = Disconnect(id=command_id(request, "disconnect"))
+        outcome = await self.dispatch.outcome(user.key, command, repeatable=repeated)
         if isinstance(outcome, Failed):
             return JSONResponse(gone) if outcome.code == NotConnected.code else of_failed(outcome)
         return JSONResponse(

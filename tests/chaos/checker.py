@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from math import inf
 from typing import Any, Final
 
 from mcp_chat.events import order
@@ -25,6 +26,9 @@ FRAMES: Final = {
 """Frames of an answer by the log's events; a tool's end may also be a `tool_error`."""
 TAB_FRAMES: Final = {**FRAMES, "turn_started": "turn", "message_added": "message"}
 FINALS: Final = frozenset({"turn_finished", "failed"})
+RECALLED: Final = f"{2**62}-0"
+"""Behind all places: where text is that was told as the record has it."""
+
 HAPPENING: Final = frozenset(
     {"turn_started", "text_delta", "tool_started", "tool_progressed", "tool_finished", "message_added"}
 )
@@ -207,10 +211,11 @@ def seen(evidence: Evidence) -> Iterator[str]:
 
 
 def _unlike(view: View, log: Mapping[str, Logged]) -> Iterator[str]:
-    for before, after in pairwise(view.frames):
+    placed = [frame for frame in view.frames if frame.id]
+    for before, after in pairwise(placed):
         if order(after.id) <= order(before.id):
             yield f"the frame {after.id} came behind {before.id}"
-    for frame in view.frames:
+    for frame in placed:
         entry = log.get(frame.id)
         if entry is None:
             yield f"the frame {frame.id} ({frame.event}) is not in the log"
@@ -237,8 +242,8 @@ def _missed(view: View, evidence: Evidence) -> Iterator[str]:
 
     What was lost with Redis may be missing; if text is, then `final` tells whether it was taken back.
     """
-    if not view.frames or _is_told_afterwards(view):
-        return
+    if _is_told_afterwards(view) or not all(frame.id for frame in view.frames):
+        return  # what there was was told once more, as the record has it
     have = {frame.id for frame in view.frames}
     first = order(view.frames[0].id if not view.turn and not view.after else view.after or "0-0")
     last = order(view.frames[-1].id)
@@ -250,7 +255,7 @@ def _missed(view: View, evidence: Evidence) -> Iterator[str]:
 
 def _is_told_afterwards(view: View) -> bool:
     """Whether somebody asked for a turn that had ended, and was only told how."""
-    return len(view.frames) == 1 and view.frames[0].event in ("final", "error")
+    return not view.frames or (len(view.frames) == 1 and view.frames[0].event in ("final", "error"))
 
 
 def _theirs(view: View, evidence: Evidence) -> list[Logged]:
@@ -275,7 +280,7 @@ def spoken(frames: Iterable[Frame]) -> str:
     tokens: list[tuple[tuple[int, int], str]] = []
     for frame in frames:
         if frame.event == "token":
-            tokens.append((order(frame.id), frame.data["content"]))
+            tokens.append((order(frame.id or RECALLED), frame.data["content"]))
         elif frame.event == "discard":
             tokens = [token for token in tokens if token[0] <= order(frame.data["after"])]
     return "".join(text for _, text in tokens)
@@ -349,13 +354,23 @@ def gone(evidence: Evidence) -> Iterator[str]:
     for left in evidence.left:
         yield from (f"{left.user}: after a disconnect {problem}." for problem in left.problems)
     yield from _called_after(evidence)
+    sent = {(each.user, each.message_id): each.sent for each in evidence.sent}
     for user, log in evidence.logs.items():
-        away = False
+        back, latest = -inf, -inf
         for entry in log:
-            kind = entry.event["type"]
-            away = kind == "disconnected" or (away and kind != "connected")
-            if away and kind in HAPPENING:
+            kind, asked = entry.event["type"], sent.get((user, entry.command))
+            if kind == "disconnected":
+                back = _back_after(evidence, user, latest)
+            elif kind == "connected" or (asked is not None and asked >= back):
+                back = -inf  # the log may have lost that they came back; they say so themselves
+            if back > -inf and kind in HAPPENING:
                 yield f"{user}: {entry.id} ({kind}) came after a disconnect."
+            latest = max(latest, asked or -inf)
+
+
+def _back_after(evidence: Evidence, user: str, sent: float) -> float:
+    """Return when a user came back who left after having sent something last at a moment."""
+    return min((left.until for left in evidence.left if left.user == user and left.acked > sent), default=inf)
 
 
 def _called_after(evidence: Evidence) -> Iterator[str]:

@@ -69,6 +69,10 @@ class Door:
         return {**self._headers, **({"idempotency-key": key} if key else {})}
 
 
+RECALLED: Final = ("discard", "token", "tool_start", "tool_end", "tool_error")
+"""Frames that have no place when a turn is told as the record has it, because the log has lost it."""
+
+
 class Asking:
     """One message until its end: sent, sent again, resumed.
 
@@ -212,8 +216,8 @@ class Asking:
             self._place = frame.data["after"]
             self._view = replace(self._view, after=self._place)
             return
-        if frame.id:
-            self._place = frame.id
+        self._place = frame.id or self._place
+        if frame.id or frame.event in RECALLED:
             self._view.frames.append(frame)
         self.progress.set()
         if frame.event == "final":
