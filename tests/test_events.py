@@ -733,6 +733,18 @@ def test_an_answer_is_given_again_from_the_record_when_the_log_is_lost(
     assert len(tab().history()) == 4 if tools else 2
 
 
+def test_who_is_cut_off_while_the_record_is_told_has_no_place_to_go_on_from(
+    tab: Tabs, two: Installation, name: str
+) -> None:
+    tab().say("hello", message_id="m-1")
+    with two.redis() as redis:
+        redis.flushall()
+    body = {"user_id": name, "message": "hello", "message_id": "m-1", "streaming": True}
+    first, *others = tab(1).http.post("/llmchat/chat", json=body).text.strip().split("\n\n")
+    assert first.startswith("id: \nevent: discard\n")
+    assert [other for other in others if "id: " in other.split("data: ")[0]] == []
+
+
 def test_a_request_that_is_sent_twice_by_its_key_is_carried_out_once(
     tab: Tabs, far: ModelServer, two: Installation
 ) -> None:

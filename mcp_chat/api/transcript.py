@@ -149,10 +149,11 @@ def frame_of(entry: Entry, transcript: Transcript, **more: Any) -> str:
     transcript.add(entry)
     match entry.event:
         case TurnFinished():
-            return frame("final", {**transcript.final(), **more}, entry.id)
+            return frame("final", {**transcript.final(), **more}, entry.id or None)
         case Discarded(after=after):
             return frame("discard", {"turn_id": transcript.turn_id, "after": after, **more}, entry.id)
-    return "".join(frame(name, {**data, **more}, entry.id) for name, data in encode(entry.event))
+    place = entry.id or None  # what is told as the record has it begins with a discard that takes it away
+    return "".join(frame(name, {**data, **more}, place) for name, data in encode(entry.event))
 
 
 def reconnect(place: str) -> str:

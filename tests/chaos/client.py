@@ -216,8 +216,8 @@ class Asking:
             self._place = frame.data["after"]
             self._view = replace(self._view, after=self._place)
             return
-        self._place = frame.id or self._place
         if frame.id or frame.event in RECALLED:
+            self._place = frame.id  # there is none from which to go on where the record is told
             self._view.frames.append(frame)
         self.progress.set()
         if frame.event == "final":
