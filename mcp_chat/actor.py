@@ -232,8 +232,8 @@ class Actor:
 
     @property
     def _takes(self) -> bool:
-        """Whether the next command may be taken up; not while one before it may have been lost."""
-        return not (self._left.is_set() or self._leaving or self._look_again)
+        """Whether a next command may be taken up."""
+        return not (self._left.is_set() or self._leaving)
 
     async def _look(self) -> bool:
         """Read new commands; an actor that leaves reads none, so that the next owner does."""
@@ -257,10 +257,16 @@ class Actor:
             return True
 
     async def _is_forgotten(self) -> bool:
-        return await self._shop.store.leases.get(self.user) is None
+        lease = await self._shop.store.leases.get(self.user)
+        return lease is None or lease.epoch < self.lease.epoch
 
     def _next(self) -> Command | None:
-        """Return the next command. During a connect only a cancel or a disconnect is one."""
+        """Return the next command. During a connect only a cancel or a disconnect is one.
+
+        Only a cancel is while one before it may have been lost, and the record does not say so.
+        """
+        if self._look_again:
+            return self._docket.take(Cancel)
         return self._docket.take() if self._connecting is None else self._docket.take(Cancel, Disconnect)
 
     def _idle(self) -> bool:

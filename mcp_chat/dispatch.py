@@ -93,11 +93,12 @@ class Dispatch:
         self._feed = feed
         self._patience = patience
 
-    async def submit(self, user: str, command: Command, *, repeatable: bool = True) -> Ticket:
+    async def submit(self, user: str, command: Command, *, repeatable: bool = False) -> Ticket:
         """Hand a command over, once for each id: when this returns nothing can lose it.
 
         Args:
-            repeatable: Its sender knows its id, and can send it again if the store does not answer.
+            repeatable: It stays in the record if the store does not answer: its sender knows its id, can send
+                it again, and means the same then.
 
         Raises:
             Draining: This worker stops; another one takes the command.
@@ -109,7 +110,7 @@ class Dispatch:
         if self._archive and is_recorded(command):
             accepted = await self._archive.accept(user, command)
         if isinstance(accepted.outcome, Failed) and accepted.outcome.retryable and not accepted.run:
-            return await self.submit(user, renamed(command), repeatable=repeatable)  # it may go better now
+            return await self.submit(user, renamed(command))  # it may go better now
         if accepted.outcome:
             return Ticket(id=command.id, place=START, accepted=accepted)
         place = await self._put(user, accepted.command or command, accepted, repeatable=repeatable)
@@ -125,13 +126,13 @@ class Dispatch:
             if not repeatable:
                 await self._withdraw(user, accepted)
             raise
-        if place is None:
+        if place is None and accepted.new:
             await self._withdraw(user, accepted)
             raise TooManyWaiting
-        return place
+        return place or START  # what the record had before is carried out, whatever the inbox has no room for
 
     async def _withdraw(self, user: str, accepted: Accepted) -> None:
-        """Take a command back whose sender is refused, and may send it again as another one."""
+        """Take a command back that is new: its sender is refused, and may send it again as another one."""
         if self._archive and accepted.new:
             await self._archive.withdraw(user, accepted.id)
 
@@ -323,9 +324,9 @@ class Dispatch:
         """Make sure that somebody serves the user: whoever did may have died."""
         await self._ownership.wake(user)
 
-    async def outcome(self, user: str, command: Command, *, repeatable: bool = True) -> Final:
-        """Hand a command over and wait for how it ends; see `submit`."""
-        ticket = await self.submit(user, command, repeatable=repeatable)
+    async def outcome(self, user: str, command: Command) -> Final:
+        """Hand a command over and wait for how it ends."""
+        ticket = await self.submit(user, command)
         async with contextlib.aclosing(self.follow(user, ticket)) as entries:
             async for entry in entries:
                 if entry and is_final(entry.event):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import structlog
 
@@ -43,6 +43,7 @@ class Docket:
         self._places: dict[str, list[str]] = {}
         self._waiting: list[Command] = []
         self._overtaken: list[Command] = []
+        self._begun: frozenset[str] = frozenset()
         self._known: set[str] = set()
         self._over: dict[str, Final] = {}
         self.ended: list[Accepted] = []
@@ -67,12 +68,22 @@ class Docket:
             await self._archive.end(self._user, command_id, self._over[command_id], epoch=self._lease.epoch)
         unread = [command for command in recorded if command.id not in self._known]
         self._known |= ids
-        places = {command.id: place for place, command in enumerate(recorded)}
-        self._waiting = sorted([*self._waiting, *unread], key=lambda each: places.get(each.id, len(places)))
+        self._waiting = self._in_order([*self._waiting, *unread], [command.id for command in recorded])
+
+    def _in_order(self, commands: Sequence[Command], recorded: Sequence[str]) -> list[Command]:
+        """Return commands as the record has them; one that it has not stays behind the one before it."""
+        places = {command_id: place for place, command_id in enumerate(recorded)}
+        keys: dict[str, tuple[bool, int]] = {}
+        last = -1
+        for command in commands:
+            last = places.get(command.id, last)
+            keys[command.id] = (command.id not in self._begun, last)
+        return sorted(commands, key=lambda command: keys[command.id])
 
     def resume(self, begun: Collection[str]) -> None:
-        """Put the commands that an earlier owner has begun in front of those that it has not."""
-        self._waiting.sort(key=lambda command: command.id not in begun)
+        """Put the commands that an earlier owner has begun in front of those that it has not, for good."""
+        self._begun = frozenset(begun)
+        self._waiting.sort(key=lambda command: command.id not in self._begun)
 
     async def look(self) -> bool:
         """Read new commands; tell whether there were some.
@@ -134,7 +145,9 @@ class Docket:
             return self.overtaken
         await self.open()
         recorded = [each.id for each in await self._archive.open_commands(self._user)]
-        earlier = set(recorded[: recorded.index(command.id)] if command.id in recorded else recorded)
+        if command.id not in recorded:  # its sender was refused, and it came all the same
+            return self.overtaken
+        earlier = set(recorded[: recorded.index(command.id)])
         return [each for each in self._waiting if each.id in earlier]
 
     def drop(self, command: Command) -> None:

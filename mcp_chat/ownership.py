@@ -165,7 +165,8 @@ class Ownership:
         beat = self._store.leases.beat(
             self.worker, BEAT_TTL, taking=taking
         )  # the store may have forgotten it
-        lease, _ = await asyncio.gather(self._lease(user, seen), beat)
+        epoch, _ = await asyncio.gather(self._draw(user, seen), beat)
+        lease = await self._lease(user, seen, epoch)
         if lease is None:
             return
         if self.leaving:
@@ -178,13 +179,17 @@ class Ownership:
         actor = self._actors[user] = Actor(lease, self._shop)
         self._tasks.start_soon(self._run, actor)
 
-    async def _lease(self, user: str, seen: Lease | None) -> Lease | None:
+    async def _lease(self, user: str, seen: Lease | None, epoch: int) -> Lease | None:
         """Take the lease with the highest epoch: a later one's may have been lost with the store's data."""
-        while True:
-            epoch = await self._draw(user, seen)
-            seen = await self._store.leases.claim(user, self.worker, floor=epoch, seen=seen)
-            if seen is None or await self._shop.is_latest(seen):
-                return seen
+        while lease := await self._store.leases.claim(user, self.worker, floor=epoch, seen=seen):
+            try:
+                if await self._shop.is_latest(lease):
+                    return lease
+                seen, epoch = lease, await self._draw(user, lease)
+            except StoreUnavailable:
+                await self._store.leases.release(lease)
+                raise
+        return None
 
     async def _draw(self, user: str, seen: Lease | None) -> int:
         """Draw an epoch from the record; 0 stands for the store's clock."""

@@ -151,7 +151,7 @@ class Turn:
 
     async def decline(self, outcome: Final) -> None:
         """End it before it has begun: the message stays in the history."""
-        await self._end(outcome)
+        await self._end(outcome, patience=RETRY_EVERY)  # others wait behind it
 
     async def calls_done(self) -> None:
         """Return when no tool call is on its way."""
@@ -289,10 +289,10 @@ class Turn:
         else:
             await self._end(outcome)
 
-    async def _end(self, outcome: Final) -> None:
+    async def _end(self, outcome: Final, *, patience: float = END_LIMIT) -> None:
         stopped = isinstance(outcome, TurnFinished) and outcome.stopped
         with anyio.move_on_after(END_LIMIT):  # the turn ends in any case
-            await self._try_to_make_whole()
+            await self._try_to_make_whole(time.monotonic() + patience)
         if self._told.partial or self._open:
             outcome = await self._keep({"stopped": True} if stopped else {"interrupted": True}, outcome)
         elapsed = int((time.monotonic() - self._began) * 1000)
@@ -303,14 +303,15 @@ class Turn:
             await self._terms.end(outcome)
         log.info("turn.ended", outcome=outcome.type, stopped=stopped, ms=elapsed)
 
-    async def _try_to_make_whole(self) -> None:
-        while True:
-            try:
-                return await self._make_whole()
-            except StoreUnavailable:
-                await anyio.sleep(RETRY_EVERY)
-            except ChatError:
-                return None
+    async def _try_to_make_whole(self, until: float) -> None:
+        with contextlib.suppress(ChatError):
+            while True:
+                try:
+                    return await self._make_whole()
+                except StoreUnavailable:
+                    if time.monotonic() + RETRY_EVERY > until:
+                        raise
+                    await anyio.sleep(RETRY_EVERY)
 
     async def _make_whole(self) -> None:
         """See to it that the user's message is in the history, and that readers know what else is."""

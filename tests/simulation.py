@@ -784,7 +784,8 @@ class World:
 
     async def _ask(self, worker: Process, asked: Asked) -> None:
         try:
-            ticket = await worker.dispatch.submit(asked.user, asked.command)
+            repeatable = isinstance(asked.command, Send)  # by `Workers.send_again`
+            ticket = await worker.dispatch.submit(asked.user, asked.command, repeatable=repeatable)
             asked.accepted = self.journal.tick()
             async with aclosing(worker.dispatch.follow(asked.user, ticket)) as entries:
                 async for entry in entries:

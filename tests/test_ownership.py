@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 )
 
 from mcp_chat.commands import Cancel, Disconnect, Send
+from mcp_chat.dispatch import MAX_WAITING
 from mcp_chat.events import (
     Connected,
     Discarded,
@@ -804,6 +805,15 @@ def test_a_turn_that_has_begun_is_brought_to_its_end_before_one_that_was_accepte
         assert world.until(lambda: other.stopped, 1)
         accept(world, third, Send(id="begun", run="r2", session_id="s", text="9"))
         assert world.until(lambda: any(isinstance(e.event, TextDelta) for e in log_of(world, "ann")), 5)
+
+        def check(name: str, args: tuple[Any, ...]) -> bool:
+            if name == "open_commands":  # as somebody does who finds the user neglected meanwhile
+                third.trap = lambda name, args: False
+                for actor in third.ownership._actors.values():
+                    actor.check()
+            return False
+
+        third.trap = check
         owner.kill()
         world.run(30)
         assert [message.id for message in history(world, "ann", "s")] == ["r2-q", "r2-a0", "r1-q", "r1-a0"]
@@ -865,3 +875,58 @@ def test_a_disconnect_ends_what_only_the_record_has() -> None:
         assert [each.entry for each in world.journal.logged["ann"] if each.tick > end] == []
         assert world.archive
         assert all(row.outcome for row in world.archive.commands.values())
+
+
+def test_a_connect_that_was_refused_is_not_carried_out_behind_a_later_one() -> None:
+    with World() as world:
+        owner, other = serving(world)
+        first, second = world.connect("ann"), world.connect("ann")
+
+        def lose(name: str, args: tuple[Any, ...]) -> bool:
+            if name == "accept" and args[1].id == first.id:
+                other.trap = lambda name, args: False
+                world.cut("store", 0.1)
+            return False
+
+        other.trap = lose
+        refused = world.ask(other, "ann", first)
+        assert world.until(lambda: bool(refused.error), 1)
+        world.run(0.2)
+        assert isinstance(world.do(owner.dispatch.outcome("ann", second)), Connected)
+        world.run(20)
+        assert ends(world, first.id) == []
+
+
+def test_a_stop_is_carried_out_although_the_record_cannot_be_asked_what_is_missing() -> None:
+    with World() as world:
+        owner, other = serving(world)
+        asked = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="9 once 9"))
+        assert world.until(lambda: heard(asked.seen) != "", 5)
+        world.cut("archive", 9)
+        for actor in owner.ownership._actors.values():
+            actor.check()
+        stop = world.ask(other, "ann", Cancel(session_id="s"))
+        assert world.until(lambda: stop.final is not None, 5)
+
+
+def test_a_message_that_the_record_has_is_taken_whatever_the_inbox_has_no_room_for() -> None:
+    with World() as world:
+        owner, other = serving(world)
+
+        def lose(name: str, args: tuple[Any, ...]) -> bool:
+            if name == "accept" and args[1].id == "m":
+                other.trap = lambda name, args: False
+                world.cut("store", 0.1)
+            return False
+
+        other.trap = lose
+        send = Send(id="m", run="r", session_id="s", text="3")
+        refused = world.ask(other, "ann", send)
+        assert world.until(lambda: bool(refused.error), 1)
+        world.run(0.2)
+        owner.stop()
+        for n in range(MAX_WAITING + 1):
+            accept(world, other, Send(id=f"n{n}", run=f"n{n}", session_id="t", text="1"))
+        again = accept(world, other, send)
+        owner.go_on()
+        assert world.until(lambda: isinstance(again.final, TurnFinished), 60)

@@ -72,8 +72,7 @@ class LLMChat:
         config = await self._configuration(body)
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
         command = Connect(sealed=sealed, user_id=user.id, id=command_id(request, "connect"))
-        repeatable = idempotency_key(request) is not None
-        outcome = await self.dispatch.outcome(user.key, command, repeatable=repeatable)
+        outcome = await self.dispatch.outcome(user.key, command)
         if isinstance(outcome, Failed):
             return of_failed(outcome)
         assert isinstance(outcome, Connected)
@@ -140,7 +139,7 @@ class LLMChat:
         if not repeated and not await self.configs.exists(user.key):
             return JSONResponse(gone)
         command = Disconnect(id=command_id(request, "disconnect"))
-        outcome = await self.dispatch.outcome(user.key, command, repeatable=repeated)
+        outcome = await self.dispatch.outcome(user.key, command)
         if isinstance(outcome, Failed):
             return JSONResponse(gone) if outcome.code == NotConnected.code else of_failed(outcome)
         return JSONResponse(

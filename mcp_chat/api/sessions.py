@@ -143,9 +143,7 @@ class Sessions:
         """Delete a conversation; what runs in it is stopped by its owner."""
         user, archive = self._user(request)
         session = await self._session(archive, user, request)
-        outcome = await self.dispatch.outcome(
-            user.key, DeleteSession(session_id=session.id), repeatable=False
-        )
+        outcome = await self.dispatch.outcome(user.key, DeleteSession(session_id=session.id))
         if isinstance(outcome, Failed):
             return of_failed(outcome)
         if not (isinstance(outcome, SessionDeleted) and outcome.existed):

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from math import inf
 from typing import Any, Final
 
@@ -242,13 +242,14 @@ def _missed(view: View, evidence: Evidence) -> Iterator[str]:
 
     What was lost with Redis may be missing; if text is, then `final` tells whether it was taken back.
     """
-    if _is_told_afterwards(view) or not all(frame.id for frame in view.frames):
-        return  # what there was was told once more, as the record has it
-    have = {frame.id for frame in view.frames}
-    first = order(view.frames[0].id if not view.turn and not view.after else view.after or "0-0")
-    last = order(view.frames[-1].id)
+    frames = list(takewhile(lambda frame: frame.id, view.frames))  # then all is told, as the record has it
+    if not frames or _is_told_afterwards(view):
+        return
+    have = {frame.id for frame in frames}
+    first = order(frames[0].id if not view.turn and not view.after else view.after or "0-0")
+    last = order(frames[-1].id)
     for entry in _theirs(view, evidence):
-        lost = evidence.lives[view.user, entry.id] < evidence.lives.get((view.user, view.frames[-1].id), 0)
+        lost = evidence.lives[view.user, entry.id] < evidence.lives.get((view.user, frames[-1].id), 0)
         if first < order(entry.id) < last and entry.id not in have and not lost:
             yield f"{entry.id} ({entry.event['type']}) was not seen"
 
