@@ -317,9 +317,10 @@ class Turn:
         """See to it that the user's message is in the history, and that readers know what else is."""
         if not self._looked_back:
             await self._look_back()
-        if self._past and (self._past.lost or not self._past.starts) and not self._caught_up:
-            self._catch_up(self._past)  # the log has lost it all: what readers have is in no record
         announced = self._past.announced if self._past else set()
+        missing = not announced.issuperset(message.id for message in self._written)
+        if self._past and not self._caught_up and (missing or self._past.lost):
+            self._catch_up(self._past)  # what readers have is not what is recorded
         for message in self._written:
             if message.id not in announced and message.id not in self._announced:
                 self._tell(MessageAdded(message=message))

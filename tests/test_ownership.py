@@ -930,3 +930,15 @@ def test_a_message_that_the_record_has_is_taken_whatever_the_inbox_has_no_room_f
         again = accept(world, other, send)
         owner.go_on()
         assert world.until(lambda: isinstance(again.final, TurnFinished), 60)
+
+
+def test_readers_have_what_was_recorded_and_not_told_although_the_turn_is_stopped_at_once() -> None:
+    with World() as world:
+        owner, other = serving(world)
+        asked = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3 once 3"))
+        owner.trap = lambda name, args: name == "add" and args[0].messages[0].id == "r-a0"
+        assert world.until(lambda: owner.dead, 5)
+        world.ask(other, "ann", Cancel(session_id="s"))
+        assert world.until(lambda: asked.final is not None, 30)
+        assert outcome(asked.final) == ("turn_finished", "", True)
+        assert heard(asked.seen) == "w00 w01 w02 "
