@@ -35,6 +35,6 @@ def test_a_worker_without_fences_has_none_left() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_judge_notices_when_fencing_is_off(tmp_path: Path) -> None:
-    plan = Plan(operations=600, seed=6, workers=3, users=16, nemesis=("stop-owner",), env=unfenced.ENV)
+    plan = Plan(operations=600, seed=6, workers=3, users=16, nemesis=("bury-owner",), env=unfenced.ENV)
     found = run(plan, tmp_path).violations
     assert any("ends in the log" in violation for violation in found), found

@@ -312,9 +312,8 @@ async def test_notes_of_one_ringer_arrive_in_order(cluster: RedisCluster) -> Non
         async with bells.listen(f"chat:bell:{user}") as bell:
             await heard(bells, f"chat:bell:{user}", bell)
             for n in range(1, 101):
-                await scripts.run(
-                    "append", [LOG, OWNER], [7, 1000, 10, f"chat:bell:{user}", f"7-{n}", f"event {n}"]
-                )
+                args: list[str | int] = [7, 1000, 10, f"chat:bell:{user}", f"7-{n}", f"event {n}"]
+                await scripts.run("append", [LOG, OWNER, INBOX], args)
             collected: list[str] = []
 
             async def all_heard() -> bool:

@@ -14,6 +14,7 @@ import psutil
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from mcp_chat.heart import BEAT_TTL
 from mcp_chat.stores.redis import owner_key
 from tests.chaos.journal import Fault, Journal, now
 from tests.chaos.tail import Tail
@@ -92,7 +93,11 @@ class Nemesis:
     def _chosen(self, wanted: Sequence[str]) -> dict[str, Deed]:
         kinds: dict[str, dict[str, Deed]] = {
             "kill": {"kill-owner": self._kill_owner, "kill-worker": self._kill_worker},
-            "stop": {"stop-owner": self._stop_owner, "stop-worker": self._stop_worker},
+            "stop": {
+                "stop-owner": self._stop_owner,
+                "stop-worker": self._stop_worker,
+                "bury-owner": self._bury_owner,
+            },
             "reload": {"reload": self._reload},
             "redis": {
                 "redis-restart": self._restart,
@@ -136,8 +141,12 @@ class Nemesis:
     async def _stop_owner(self) -> str:
         return await self._stop(await self._some_owner())
 
-    async def _stop(self, pid: int) -> str:
-        seconds = self._random.uniform(2, 8)
+    async def _bury_owner(self) -> str:
+        """Stop an owner for so long that the others take it for dead, and let it come back."""
+        return await self._stop(await self._some_owner(), BEAT_TTL + 2, BEAT_TTL + 4)
+
+    async def _stop(self, pid: int, least: float = 2, most: float = 8) -> str:
+        seconds = self._random.uniform(least, most)
         os.kill(pid, signal.SIGSTOP)
         self._stopped.add(pid)
         await asyncio.sleep(seconds)
