@@ -40,7 +40,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._had_end = False
         super().data_received(data)
-        if self._in_head and not self._had_end:  # what came with the end of a head is mostly a body
+        if self._in_head and not self._had_end:  # what came with the end of a head or body is mostly a body
             self._head += len(data)
             if self._head > HEAD_LIMIT and not self.transport.is_closing():
                 self.send_400_response("The request's headers are too large.")
@@ -50,7 +50,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._had_end = True, 0, True
         super().on_message_complete()
 
 

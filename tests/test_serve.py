@@ -519,17 +519,9 @@ def test_a_request_without_end_to_its_headers_is_refused(gunicorn: Callable[...,
     master = gunicorn()
     host, port = master.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as client:
-        client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                client.settimeout(0.01)
-                try:
-                    answer = client.recv(4096)
-                    break
-                except TimeoutError:
-                    client.settimeout(10)
-                    client.sendall(b"a" * 8192)
-        assert answer.startswith(b"HTTP/1.1 400 ")
+        # No more than it reads before it refuses: what is unread at a close takes the answer with it.
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"a" * HEAD_LIMIT)
+        assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
     big = httpx.get(f"{master.url}/livez", headers={"x": "a" * (HEAD_LIMIT // 4)})
     assert big.status_code == 200
     with httpx.Client() as kept:  # what one connection sends in all is not limited
