@@ -14,9 +14,8 @@ help: ## list the targets
 serve: $(VENV)/.serve ## run the chat on http://127.0.0.1:8000 with everything it needs
 	@exec $(BIN)/mcp-chat serve
 
-# Side by side at home; the slow tier has tests that want the machine for themselves.
 test: $(VENV)/.dev ## run the tests (CI=1 adds the slow tier: browser, npm, PostgreSQL, processes)
-	@$(BIN)/python -m pytest $(if $(CI),,--numprocesses auto --maxprocesses 4 --dist loadfile) $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## check style and types of package, tests and benchmarks
 	$(BIN)/ruff check .
