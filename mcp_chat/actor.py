@@ -36,13 +36,14 @@ from mcp_chat.exceptions import (
     NotConnected,
     StoreUnavailable,
     Unexpected,
+    codes,
 )
 from mcp_chat.message import new_id
-from mcp_chat.metrics import Fence, Release, TurnEnd
+from mcp_chat.metrics import Fence, Release
 from mcp_chat.recovery import Past, begun, past_of
 from mcp_chat.stores.base import Lease
 from mcp_chat.stores.bells import LocalBell
-from mcp_chat.turn import Terms, Turn, failed
+from mcp_chat.turn import Terms, Turn, ended_how, failed
 from mcp_chat.turns import Turns
 from mcp_chat.workshop import Workshop
 from mcp_chat.writer import EventWriter
@@ -492,19 +493,3 @@ class Actor:
         self.why_left = "disconnect"
         self._left.set()
         return Disconnected()
-
-
-def ended_how(outcome: Final) -> TurnEnd:
-    """Return what kind of end a turn has had, for counting."""
-    if isinstance(outcome, TurnFinished):
-        return "stopped" if outcome.stopped else "finished"
-    return "interrupted" if isinstance(outcome, Failed) and outcome.code == Interrupted.code else "failed"
-
-
-def codes(group: BaseExceptionGroup[ChatError]) -> set[str]:
-    """Return the codes of all errors in a group."""
-    return {
-        code
-        for error in group.exceptions
-        for code in (codes(error) if isinstance(error, BaseExceptionGroup) else {error.code})
-    }

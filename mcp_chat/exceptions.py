@@ -176,3 +176,12 @@ class Unexpected(ChatError):
 
 class SettingsError(Exception):
     """The settings do not allow a safe start; the message is one sentence that says what to change."""
+
+
+def codes(group: BaseExceptionGroup[ChatError]) -> set[str]:
+    """Return the codes of all errors in a group."""
+    return {
+        code
+        for error in group.exceptions
+        for code in (codes(error) if isinstance(error, BaseExceptionGroup) else {error.code})
+    }

@@ -162,9 +162,8 @@ class Ownership:
 
     async def _claim(self, user: str, seen: Lease | None, why: Claim) -> None:
         taking = not self.leaving
-        beat = self._store.leases.beat(
-            self.worker, BEAT_TTL, taking=taking
-        )  # the store may have forgotten it
+        # The store may have forgotten that this worker is alive.
+        beat = self._store.leases.beat(self.worker, BEAT_TTL, taking=taking)
         epoch, _ = await asyncio.gather(self._draw(user, seen), beat)
         lease = await self._lease(user, seen, epoch)
         if lease is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ from mcp_chat.events import (
     MessageAdded,
     TextDelta,
     ToolFinished,
-    ToolProgressed,
     ToolStarted,
     TurnFinished,
     TurnStarted,
@@ -39,8 +37,9 @@ from mcp_chat.exceptions import (
     StoreUnavailable,
     Unexpected,
 )
-from mcp_chat.message import Message, ToolCall, Usage, now, wellformed
-from mcp_chat.metrics import Metrics, Resumption
+from mcp_chat.message import Message, ToolCall, Usage, now
+from mcp_chat.metrics import Metrics, Resumption, TurnEnd
+from mcp_chat.progress import Progress
 from mcp_chat.recovery import Past, Told, answered, retold, told_of, unanswered
 from mcp_chat.scribe import Scribe
 from mcp_chat.session import Session
@@ -49,7 +48,6 @@ from mcp_chat.tools import ToolResult
 log = structlog.get_logger()
 
 PARALLEL_CALLS = 8
-PROGRESS_EVERY = 0.1
 NO_RESULT = ToolResult(text="No result: the turn ended before the call did.", failed=True)
 UNKNOWN = ToolResult(
     text="Outcome unknown: the worker that made this call stopped before it had the result. It may have "
@@ -445,29 +443,6 @@ class Turn:
         return message
 
 
-class Progress:
-    """Hands a server's progress on, ten times a second at most."""
-
-    def __init__(self, call: ToolCall, emit: Emit) -> None:
-        self._call = call
-        self._emit = emit
-        self._last = 0.0
-
-    async def __call__(self, progress: float, total: float | None, message: str | None) -> None:
-        if time.monotonic() - self._last < PROGRESS_EVERY or not math.isfinite(progress):
-            return
-        self._last = time.monotonic()
-        self._emit(
-            ToolProgressed(
-                call_id=self._call.id,
-                name=self._call.name,
-                progress=progress,
-                total=total if total is not None and math.isfinite(total) else None,
-                message=wellformed(message or "")[:500] or None,
-            )
-        )
-
-
 def finished(call: ToolCall, result: ToolResult, message: Message) -> ToolFinished:
     """Return the event that tells of a call's result."""
     return ToolFinished(
@@ -494,3 +469,10 @@ def ended_with(message: Message) -> Final:
     if message.metadata.get("interrupted"):
         return failed(Interrupted())
     return TurnFinished(stopped=bool(message.metadata.get("stopped")))
+
+
+def ended_how(outcome: Final) -> TurnEnd:
+    """Return what kind of end a turn has had, for counting."""
+    if isinstance(outcome, TurnFinished):
+        return "stopped" if outcome.stopped else "finished"
+    return "interrupted" if isinstance(outcome, Failed) and outcome.code == Interrupted.code else "failed"

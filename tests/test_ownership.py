@@ -746,6 +746,18 @@ def stops_after(worker: Process, call: str) -> None:
     worker.trap = stop
 
 
+def loses_the_store(world: World, worker: Process, command_id: str) -> None:
+    """Cut the store off for a moment when a command is in the record, and not yet in the inbox."""
+
+    def lose(name: str, args: tuple[Any, ...]) -> bool:
+        if name == "accept" and args[1].id == command_id:
+            worker.trap = lambda name, args: False
+            world.cut("store", 0.1)
+        return False
+
+    worker.trap = lose
+
+
 def test_an_epoch_is_not_claimed_when_the_store_has_forgotten_a_later_one() -> None:
     with World() as world:
         owner, other = serving(world)
@@ -857,14 +869,7 @@ def test_a_disconnect_ends_what_only_the_record_has() -> None:
     """A message was recorded, and the store did not answer: it is not to begin behind the disconnect."""
     with World() as world:
         _, other = serving(world)
-
-        def lose(name: str, args: tuple[Any, ...]) -> bool:
-            if name == "accept" and args[1].id == "m":
-                other.trap = lambda name, args: False
-                world.cut("store", 0.1)
-            return False
-
-        other.trap = lose
+        loses_the_store(world, other, "m")
         refused = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
         assert world.until(lambda: bool(refused.error), 1)
         world.run(0.2)
@@ -881,14 +886,7 @@ def test_a_connect_that_was_refused_is_not_carried_out_behind_a_later_one() -> N
     with World() as world:
         owner, other = serving(world)
         first, second = world.connect("ann"), world.connect("ann")
-
-        def lose(name: str, args: tuple[Any, ...]) -> bool:
-            if name == "accept" and args[1].id == first.id:
-                other.trap = lambda name, args: False
-                world.cut("store", 0.1)
-            return False
-
-        other.trap = lose
+        loses_the_store(world, other, first.id)
         refused = world.ask(other, "ann", first)
         assert world.until(lambda: bool(refused.error), 1)
         world.run(0.2)
@@ -912,14 +910,7 @@ def test_a_stop_is_carried_out_although_the_record_cannot_be_asked_what_is_missi
 def test_a_message_that_the_record_has_is_taken_whatever_the_inbox_has_no_room_for() -> None:
     with World() as world:
         owner, other = serving(world)
-
-        def lose(name: str, args: tuple[Any, ...]) -> bool:
-            if name == "accept" and args[1].id == "m":
-                other.trap = lambda name, args: False
-                world.cut("store", 0.1)
-            return False
-
-        other.trap = lose
+        loses_the_store(world, other, "m")
         send = Send(id="m", run="r", session_id="s", text="3")
         refused = world.ask(other, "ann", send)
         assert world.until(lambda: bool(refused.error), 1)

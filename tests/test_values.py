@@ -21,9 +21,9 @@ from mcp_chat.config import CONFIG, ModelConfig, ServerConfig, UserConfig
 from mcp_chat.events import EVENT, Event, MessageAdded, TextDelta, ToolStarted, fold, is_final, order
 from mcp_chat.identity import user_key
 from mcp_chat.message import MESSAGE, Message, ToolCall, Usage, complete
+from mcp_chat.progress import Progress
 from mcp_chat.session import Session
 from mcp_chat.tools import MAX_RESULT, named, shortened
-from mcp_chat.turn import Progress
 from mcp_chat.writer import merged
 
 st.register_type_strategy(float, st.floats(-1e300, 1e300))
