@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from types import MappingProxyType
 
 import anyio
 import structlog
@@ -24,7 +25,7 @@ from mcp_chat.api import errors, operations, web
 from mcp_chat.api.auth import Auth
 from mcp_chat.api.events import Events
 from mcp_chat.api.health import Check, Health
-from mcp_chat.api.identity import DemoIdentity, Identity, JWTIdentity, cookie_secret
+from mcp_chat.api.identity import Identity
 from mcp_chat.api.llmchat import LLMChat
 from mcp_chat.api.metrics import Scrape
 from mcp_chat.api.sessions import Sessions
@@ -41,6 +42,12 @@ from mcp_chat.exceptions import ChatError, SettingsError, StoreUnavailable, Wron
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.login.contextforge import SESSION, ContextForgeIdentity, Gateway
+from mcp_chat.login.custom import CustomIdentity, function_at
+from mcp_chat.login.demo import DemoIdentity, cookie_secret
+from mcp_chat.login.keys import JWKS, FixedKey, Keys, public_key
+from mcp_chat.login.proxy import ProxyIdentity
+from mcp_chat.login.token import BearerIdentity, TokenCheck
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Metrics
 from mcp_chat.netguard import Policy
@@ -217,11 +224,48 @@ def middleware(settings: Settings) -> list[Middleware]:
 
 
 def identity_of(settings: Settings) -> Identity:
-    """Return what proves who asks."""
-    secret = settings.jwt_secret_key.get_secret_value()
-    if settings.auth == "jwt":
-        return JWTIdentity(secret, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
-    return DemoIdentity(cookie_secret(secret or secrets.token_urlsafe(32)))
+    """Return what proves who asks.
+
+    Raises:
+        SettingsError: A key or a function that is named cannot be read.
+    """
+    match settings.auth:
+        case "demo":
+            secret = settings.jwt_secret_key.get_secret_value()
+            return DemoIdentity(cookie_secret(secret or secrets.token_urlsafe(32)))
+        case "jwt":
+            return BearerIdentity(token_check(settings))
+        case "contextforge":
+            return ContextForgeIdentity(token_check(settings, SESSION), Gateway(settings.gateway_url))
+        case "proxy":
+            return ProxyIdentity(
+                peers=settings.proxy_peers,
+                secret=settings.proxy_secret.get_secret_value(),
+                user_header=settings.proxy_user_header,
+                secret_header=settings.proxy_secret_header,
+            )
+    return CustomIdentity(function_at(settings.auth))
+
+
+def token_check(settings: Settings, required: Mapping[str, str] = MappingProxyType({})) -> TokenCheck:
+    """Return what a token must be."""
+    return TokenCheck(
+        keys_of_tokens(settings),
+        settings.jwt_algorithms,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        required={**settings.jwt_claims, **required},
+        user_claim=settings.jwt_user_claim,
+    )
+
+
+def keys_of_tokens(settings: Settings) -> Keys:
+    """Return what tokens are checked with."""
+    if settings.jwks_url:
+        return JWKS(settings.jwks_url, settings.jwt_algorithms)
+    if settings.jwt_public_key_path:
+        return FixedKey(public_key(settings.jwt_public_key_path))
+    return FixedKey(settings.jwt_secret_key.get_secret_value())
 
 
 def key_of(settings: Settings) -> bytes:

@@ -9,7 +9,7 @@ import typer
 
 from mcp_chat import sessions_cli
 from mcp_chat.exceptions import ChatError, SettingsError
-from mcp_chat.settings import Settings, env_example, load_settings, read_env_file
+from mcp_chat.settings import Settings, as_text, env_example, load_settings, read_env_file
 
 app = typer.Typer(
     name="mcp-chat", help="A chat for MCP gateways.", no_args_is_help=True, add_completion=False
@@ -47,11 +47,7 @@ def settings(
 
 def _lines(values: Settings) -> list[str]:
     fields = Settings.model_fields.items()
-    return [f"{field.alias}={_shown(getattr(values, name))}" for name, field in fields]
-
-
-def _shown(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f"{field.alias}={as_text(getattr(values, name))}" for name, field in fields]
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 ChatError                      code, retryable; str() is safe to show to the user it happened to
 ├── NotAuthenticated           who asks is not proven
+├── LoginUnavailable           whether it is cannot be told now
 ├── Forbidden                  proven, but not allowed
 ├── InvalidRequest             the request cannot be carried out as it stands
 │   ├── TooLarge               a body or a message over its limit
@@ -46,6 +47,13 @@ class NotAuthenticated(ChatError):
     """Authorization token required"""
 
     code = "not_authenticated"
+
+
+class LoginUnavailable(ChatError):
+    """The login cannot be checked right now. Please try again in a moment."""
+
+    code = "login_unavailable"
+    retryable = True
 
 
 class Forbidden(ChatError):

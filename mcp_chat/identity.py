@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 
@@ -15,9 +16,11 @@ class Principal:
 
     Attributes:
         id: The user's id as the login names it, for instance an e-mail address.
+        expires: When the proof ends, in seconds since 1970; infinite if it does not by itself.
     """
 
     id: str
+    expires: float = math.inf
 
     @property
     def key(self) -> str:

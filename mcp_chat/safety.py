@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.settings import Settings
 from mcp_chat.vault import decode_key
+
+LEAST_SECRET = 32
+"""Bytes."""
+
+HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 
 
 def is_loopback(host: str) -> bool:
@@ -23,22 +31,78 @@ def check_settings(settings: Settings) -> None:
     Raises:
         SettingsError: One sentence that says what to set.
     """
-    secret = settings.jwt_secret_key.get_secret_value()
-    key = settings.encryption_key.get_secret_value()
-    if settings.auth == "demo":
-        if not is_loopback(settings.host):
-            raise SettingsError(
-                f"Demo mode lets anyone be anyone, so it listens on loopback only, not on {settings.host}: "
-                "set MCP_CHAT_HOST=127.0.0.1 or MCP_CHAT_AUTH=jwt."
-            )
-    else:
-        if len(secret.encode()) < 32:
-            raise SettingsError(
-                "JWT_SECRET_KEY must have 32 bytes or more in mode jwt: `openssl rand -base64 32` makes one."
-            )
-        if not key:
-            raise SettingsError(
-                "MCP_CHAT_ENCRYPTION_KEY must be set outside demo mode: `openssl rand -base64 32` makes one."
-            )
-    if key:
+    match settings.auth:
+        case "demo":
+            _check_demo(settings)
+        case "jwt":
+            _check_tokens(settings)
+        case "contextforge":
+            _check_tokens(settings)
+            _check_url("MCP_CHAT_GATEWAY_URL", settings.gateway_url)
+        case "proxy":
+            _check_proxy(settings)
+    _check_encryption(settings)
+
+
+def _check_encryption(settings: Settings) -> None:
+    if key := settings.encryption_key.get_secret_value():
         decode_key(key)
+    elif settings.auth != "demo":
+        raise SettingsError(
+            "MCP_CHAT_ENCRYPTION_KEY must be set outside demo mode: `openssl rand -base64 32` makes one."
+        )
+
+
+def _check_demo(settings: Settings) -> None:
+    if not is_loopback(settings.host):
+        raise SettingsError(
+            f"Demo mode lets anyone be anyone, so it listens on loopback only, not on {settings.host}: "
+            "set MCP_CHAT_HOST=127.0.0.1 or another MCP_CHAT_AUTH."
+        )
+
+
+def _check_tokens(settings: Settings) -> None:
+    """Refuse tokens that nobody could check, or that two kinds of keys would check."""
+    mode, keys = settings.auth, [settings.jwt_public_key_path, settings.jwks_url]
+    if "HS256" in settings.jwt_algorithms:
+        if any(keys):
+            raise SettingsError("Public keys need JWT_ALGORITHM=RS256 or ES256, or both with a comma.")
+        if len(settings.jwt_secret_key.get_secret_value().encode()) < LEAST_SECRET:
+            raise SettingsError(
+                f"JWT_SECRET_KEY must have 32 bytes or more in mode {mode}: "
+                "`openssl rand -base64 32` makes one."
+            )
+    elif sum(map(bool, keys)) != 1:
+        raise SettingsError(f"Mode {mode} needs either JWT_PUBLIC_KEY_PATH or MCP_CHAT_JWKS_URL.")
+    if settings.jwks_url:
+        _check_url("MCP_CHAT_JWKS_URL", settings.jwks_url)
+
+
+def _check_url(name: str, url: str) -> None:
+    """Refuse an address to which a secret would go in the clear, but for this machine."""
+    try:
+        parts = urlsplit(url)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+        good = bool(parts.hostname) and parts.port != 0 and not parts.username
+    except ValueError:
+        safe = good = False
+    if not (safe and good):
+        raise SettingsError(f"{name} must be an https:// address.")
+
+
+def _check_proxy(settings: Settings) -> None:
+    if not settings.proxy_peers:
+        raise SettingsError("Mode proxy needs MCP_CHAT_PROXY_PEERS, the networks that the proxy is in.")
+    if any(network.prefixlen == 0 for network in settings.proxy_peers):
+        raise SettingsError("MCP_CHAT_PROXY_PEERS must not be everybody: name the proxy's own networks.")
+    if len(settings.proxy_secret.get_secret_value().encode()) < LEAST_SECRET:
+        raise SettingsError(
+            "MCP_CHAT_PROXY_SECRET must have 32 bytes or more: `openssl rand -base64 32` makes one."
+        )
+    if os.environ.get("FORWARDED_ALLOW_IPS"):
+        raise SettingsError("Mode proxy looks at who has connected: unset FORWARDED_ALLOW_IPS.")
+    headers = (settings.proxy_user_header, settings.proxy_secret_header)
+    if headers[0].lower() == headers[1].lower() or not all(map(HEADER.fullmatch, headers)):
+        raise SettingsError(
+            "MCP_CHAT_PROXY_USER_HEADER and MCP_CHAT_PROXY_SECRET_HEADER must be two names of headers."
+        )

@@ -27,7 +27,7 @@ from mcp_chat.embedded import Child, DataDir, DemoServer, EmbeddedValkey
 from mcp_chat.exceptions import SettingsError, StoreUnavailable
 from mcp_chat.safety import check_settings
 from mcp_chat.servers import read_servers
-from mcp_chat.settings import Settings
+from mcp_chat.settings import Settings, as_text
 from mcp_chat.stores.client import open_client, translated
 
 RESTARTS_A_MINUTE: Final = 5
@@ -128,13 +128,7 @@ def environment(settings: Settings) -> dict[str, str]:
     values = {}
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        match value:
-            case SecretStr():
-                text = value.get_secret_value()
-            case tuple():
-                text = ",".join(map(str, value))
-            case _:
-                text = str(value)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else as_text(value)
         values[str(field.alias)] = text
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,9 @@ from mcp_chat.exceptions import SettingsError
 
 Network = IPv4Network | IPv6Network
 
+MODES = ("demo", "jwt", "contextforge", "proxy")
+ALGORITHMS = frozenset({"HS256", "RS256", "ES256"})
+
 
 def _networks(value: object) -> object:
     """Read ``10.0.0.0/8, ::1/128`` as a tuple of networks."""
@@ -22,9 +26,31 @@ def _networks(value: object) -> object:
     return value
 
 
-def _known_algorithm(value: str) -> str:
-    if value != "HS256":
-        raise ValueError("only HS256 is supported")
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+
+
+def _algorithms(value: object) -> object:
+    """Read ``RS256,ES256``: those that are believed."""
+    if isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not isinstance(value, tuple) or not value or set(value) - ALGORITHMS:
+        raise ValueError(f"known are {', '.join(sorted(ALGORITHMS))}")
+    if "HS256" in value and len(value) > 1:
+        raise ValueError("HS256 has a shared secret, the others have public keys: choose")
+    return value
+
+
+def _mode(value: str) -> str:
+    if value not in MODES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        raise ValueError(f"known are {', '.join(MODES)}, or package.module:function")
+    return value
+
+
+def _claims(value: object) -> object:
+    """Read ``tenant=acme, email`` as a mapping; a claim without a value only has to be there."""
+    if isinstance(value, str):
+        pairs = (part.strip().partition("=") for part in value.split(",") if part.strip())
+        return {name.strip(): wanted.strip() for name, _, wanted in pairs}
     return value
 
 
@@ -65,17 +91,58 @@ class Settings(BaseSettings):
     )
 
     # Who asks
-    auth: Literal["demo", "jwt"] = Field(
-        "demo", alias="MCP_CHAT_AUTH", description="demo: choose a name, loopback only. jwt: bearer token."
+    auth: Annotated[str, AfterValidator(_mode)] = Field(
+        "demo",
+        alias="MCP_CHAT_AUTH",
+        description="demo (loopback only), jwt, contextforge, proxy, or package.module:function.",
     )
     jwt_secret_key: SecretStr = Field(
-        SecretStr(""), alias="JWT_SECRET_KEY", description="Secret of the HS256 tokens, 32 bytes or more."
+        SecretStr(""), alias="JWT_SECRET_KEY", description="Secret of HS256 tokens, 32 bytes or more."
     )
-    jwt_algorithm: Annotated[str, AfterValidator(_known_algorithm)] = Field(
-        "HS256", alias="JWT_ALGORITHM", description="Algorithm of the tokens: HS256."
+    jwt_public_key_path: Path | None = Field(
+        None,
+        alias="JWT_PUBLIC_KEY_PATH",
+        description="PEM file with the public key of the tokens.",
+    )
+    jwks_url: str = Field(
+        "", alias="MCP_CHAT_JWKS_URL", description="Address of a JWKS with the public keys of the tokens."
+    )
+    jwt_algorithms: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_algorithms)] = Field(
+        ("HS256",),
+        alias="JWT_ALGORITHM",
+        description="Algorithm of the tokens: HS256, or RS256 and ES256 with commas.",
     )
     jwt_audience: str = Field("", alias="JWT_AUDIENCE", description="Audience a token must name. Empty: any.")
     jwt_issuer: str = Field("", alias="JWT_ISSUER", description="Issuer a token must name. Empty: any.")
+    jwt_claims: Annotated[dict[str, str], NoDecode, BeforeValidator(_claims)] = Field(
+        {},
+        alias="MCP_CHAT_JWT_CLAIMS",
+        description="Claims a token must have, and their values if given: `tenant=acme,email`.",
+    )
+    jwt_user_claim: str = Field(
+        "sub", alias="MCP_CHAT_JWT_USER_CLAIM", description="Claim that names the user."
+    )
+    gateway_url: str = Field(
+        "", alias="MCP_CHAT_GATEWAY_URL", description="ContextForge's origin, for mode contextforge."
+    )
+    proxy_peers: Networks = Field(
+        (), alias="MCP_CHAT_PROXY_PEERS", description="CIDRs the proxy of mode proxy connects from."
+    )
+    proxy_secret: SecretStr = Field(
+        SecretStr(""),
+        alias="MCP_CHAT_PROXY_SECRET",
+        description="What it sends along, 32 bytes or more.",
+    )
+    proxy_user_header: str = Field(
+        "X-Forwarded-User",
+        alias="MCP_CHAT_PROXY_USER_HEADER",
+        description="Header that names the user.",
+    )
+    proxy_secret_header: str = Field(
+        "X-Proxy-Secret",
+        alias="MCP_CHAT_PROXY_SECRET_HEADER",
+        description="Header that has the secret.",
+    )
 
     # Secrets and addresses
     encryption_key: SecretStr = Field(
@@ -83,7 +150,7 @@ class Settings(BaseSettings):
         alias="MCP_CHAT_ENCRYPTION_KEY",
         description="Base64 of 32 bytes that seals users' keys and tokens. Empty in demo mode: one is made.",
     )
-    allowed_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+    allowed_networks: Networks = Field(
         (),
         alias="MCP_CHAT_ALLOWED_NETWORKS",
         description="CIDRs that users' server and model URLs may reach besides public ones, with commas.",
@@ -239,6 +306,20 @@ def load_settings(**values: object) -> Settings:
         raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from None
 
 
+def as_text(value: object) -> str:
+    """Return a setting as it stands in the environment; what is secret stays masked."""
+    match value:
+        case None:
+            return ""
+        case tuple():
+            return ",".join(map(str, value))
+        case dict():
+            return ",".join(f"{key}={wanted}" if wanted else str(key) for key, wanted in value.items())
+        case bool():
+            return str(value).lower()
+    return str(value)
+
+
 def env_example() -> str:
     """Return the text of ``.env.example``: every setting with its help and its default."""
     lines = [
@@ -247,7 +328,5 @@ def env_example() -> str:
     for field in Settings.model_fields.values():
         default = field.get_default()
         value = default.get_secret_value() if isinstance(default, SecretStr) else default
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        shown = str(shown).lower() if isinstance(shown, bool) else shown
-        lines += ["", f"# {field.description}", f"# {field.alias}={shown}"]
+        lines += ["", f"# {field.description}", f"# {field.alias}={as_text(value)}"]
     return "\n".join(lines) + "\n"

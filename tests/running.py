@@ -32,7 +32,12 @@ def running(app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2)
     """
     listener = socket.create_server((host, port))
     config = uvicorn.Config(
-        app, log_config=None, lifespan="on", timeout_graceful_shutdown=grace, timeout_keep_alive=1
+        app,
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=grace,
+        timeout_keep_alive=1,
+        proxy_headers=False,  # as in our own worker
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

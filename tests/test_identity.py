@@ -22,8 +22,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from mcp_chat.api import operations
-from mcp_chat.api.identity import COOKIE, DEMO_AUDIENCE, cookie_secret
 from mcp_chat.app import create_app
+from mcp_chat.login.demo import AUDIENCE as DEMO_AUDIENCE
+from mcp_chat.login.demo import COOKIE, cookie_secret
 from mcp_chat.settings import load_settings
 from tests.person import Person
 from tests.running import running

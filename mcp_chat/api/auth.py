@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_chat.api.bodies import Body, SignInBody, read_body
-from mcp_chat.api.identity import DemoIdentity, Identity, require_same_origin
+from mcp_chat.api.identity import Identity
 from mcp_chat.exceptions import NotAuthenticated, NotFound
+from mcp_chat.login.demo import DemoIdentity
+from mcp_chat.login.origin import require_same_origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class Auth:
     async def who(self, request: Request) -> Response:
         """Tell how one signs in here, and who is signed in."""
         try:
-            principal = self.identity.identify(request)
+            principal = await self.identity.identify(request)
         except NotAuthenticated:
             principal = None
         user = {"id": principal.id} if principal else None

@@ -17,6 +17,7 @@ log = structlog.get_logger()
 
 STATUS = {
     "not_authenticated": 401,
+    "login_unavailable": 503,
     "forbidden": 403,
     "not_connected": 400,
     "invalid_request": 400,
@@ -39,6 +40,7 @@ STATUS = {
     "unexpected": 500,
 }
 RETRY_AFTER = {
+    "login_unavailable": "2",
     "too_many_waiting": "5",
     "store_unavailable": "2",
     "fenced": "1",

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mcp_chat.api.follower import Follower
-from mcp_chat.api.identity import Identity, require_user
+from mcp_chat.api.identity import Identity, require_user, while_signed_in
 from mcp_chat.api.sse import event_stream
 from mcp_chat.api.transcript import streamed
 from mcp_chat.configs import UserConfigs
@@ -37,7 +37,7 @@ class Events:
 
     async def stream(self, request: Request) -> Response:
         """Follow a conversation, or all: from the running turn's start, or from where a client was."""
-        user = require_user(request, self.identity, request.query_params.get("user_id"))
+        user = await require_user(request, self.identity, request.query_params.get("user_id"))
         session_id = request.query_params.get("session_id")
         if session_id is not None:
             await self._check(user, session_id)
@@ -51,7 +51,8 @@ class Events:
             session_id=session_id,
         )
         await follower.start(after)  # before the answer begins: what comes after its head is in it
-        return event_stream(streamed(follower.frames(), lambda: follower.place), {})
+        proven = while_signed_in(follower.frames(), request, self.identity, user)
+        return event_stream(streamed(proven, lambda: follower.place), {})
 
     async def _check(self, user: Principal, session_id: str) -> None:
         config = await self.configs.get(user.key)

@@ -16,7 +16,7 @@ from mcp_chat import config as configs
 from mcp_chat import servers
 from mcp_chat.api.bodies import CancelBody, ChatBody, ConnectBody, ServerBody, UserBody, read_body
 from mcp_chat.api.errors import of_failed
-from mcp_chat.api.identity import Identity, require_user
+from mcp_chat.api.identity import Identity, require_user, while_signed_in
 from mcp_chat.api.sse import event_stream
 from mcp_chat.api.transcript import Transcript, frames
 from mcp_chat.api.uploads import parts_of
@@ -110,7 +110,8 @@ class LLMChat:
         }
         transcript = Transcript(session_id=session_id, turn_id=command.id, resumed=resumed)
         if body.streaming:
-            return event_stream(frames(entries, transcript), headers)
+            proven = while_signed_in(entries, request, self.identity, user)
+            return event_stream(frames(proven, transcript), headers)
         return await self._whole(user, entries, transcript, headers)
 
     async def cancel(self, request: Request) -> Response:
@@ -148,12 +149,12 @@ class LLMChat:
 
     async def status(self, request: Request) -> Response:
         """Tell whether the user is connected; the same on every worker."""
-        user = require_user(request, self.identity, request.path_params["user_id"])
+        user = await require_user(request, self.identity, request.path_params["user_id"])
         return JSONResponse({"user_id": user.id, "connected": await self.configs.exists(user.key)})
 
     async def config(self, request: Request) -> Response:
         """Show the user's configuration, secrets masked."""
-        user = require_user(request, self.identity, request.path_params["user_id"])
+        user = await require_user(request, self.identity, request.path_params["user_id"])
         config = await self.configs.get(user.key)
         if config is None:
             raise NotFound("No config found for this user.")
@@ -161,7 +162,7 @@ class LLMChat:
 
     async def messages(self, request: Request) -> Response:
         """Show a conversation: the default one, or that of `session_id`."""
-        user = require_user(request, self.identity, request.path_params["user_id"])
+        user = await require_user(request, self.identity, request.path_params["user_id"])
         limit = _limit(request.query_params.get("limit"))
         session_id = request.query_params.get("session_id")
         config = await self.configs.get(user.key)
@@ -190,20 +191,20 @@ class LLMChat:
 
     async def models(self, request: Request) -> Response:
         """List the models that can be chosen."""
-        require_user(request, self.identity)
+        await require_user(request, self.identity)
         listed = [entry.shown() for entry in await self.providers.catalogue()]
         return JSONResponse({"models": listed, "count": len(listed)})
 
     async def list_servers(self, request: Request) -> Response:
         """List the operator's servers."""
-        require_user(request, self.identity)
+        await require_user(request, self.identity)
         return JSONResponse({"servers": servers.shown(self.servers), "count": len(self.servers)})
 
     async def _read(self, request: Request, form: type[U]) -> tuple[Principal, U]:
         """Return who asks and what; nobody's body is not read."""
-        require_user(request, self.identity)
+        await require_user(request, self.identity)
         body = await read_body(request, form, limit=self.max_body)
-        return require_user(request, self.identity, body.user_id), body
+        return await require_user(request, self.identity, body.user_id), body
 
     async def _configuration(self, body: ConnectBody) -> UserConfig:
         llm = body.llm

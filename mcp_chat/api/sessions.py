@@ -86,7 +86,7 @@ class Sessions:
 
     async def list(self, request: Request) -> Response:
         """List conversations, the one used last first."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         limit = count_of(request, default=50, most=200)
         before, after = directions(request, recency_in)
 
@@ -109,7 +109,7 @@ class Sessions:
 
     async def bring(self, request: Request) -> Response:
         """Make a new conversation of an exported one."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         if media_type(request) != "application/json":
             raise UnsupportedBody
         text = await read_bytes(request, limit=self.max_import, seconds=patience_for(self.max_import))
@@ -119,7 +119,7 @@ class Sessions:
 
     async def get(self, request: Request) -> Response:
         """Show a conversation without its messages."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         session = await self._session(archive, user, request)
         return JSONResponse(_shown(session, await self._connected(user)))
 
@@ -141,7 +141,7 @@ class Sessions:
 
     async def delete(self, request: Request) -> Response:
         """Delete a conversation; what runs in it is stopped by its owner."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         session = await self._session(archive, user, request)
         outcome = await self.dispatch.outcome(user.key, DeleteSession(session_id=session.id))
         if isinstance(outcome, Failed):
@@ -152,7 +152,7 @@ class Sessions:
 
     async def messages(self, request: Request) -> Response:
         """Show a page of what was said, in order; without a cursor the last one."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         session = await self._session(archive, user, request)
         limit = count_of(request, default=50, most=200)
         before, after = directions(request, place_in)
@@ -166,7 +166,7 @@ class Sessions:
 
     async def context(self, request: Request) -> Response:
         """Show what of a conversation the model would see now."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         known = await self._session(archive, user, request)
         session = await self.record.session(user.key, known.id) or known
         context = shown(session, self.budget, cut=may_be_cut(session, self.budget))
@@ -190,7 +190,7 @@ class Sessions:
 
     async def export(self, request: Request) -> Response:
         """Give a whole conversation away as a file."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         form = request.query_params.get("format", "json")
         if form not in FORMS:
             raise InvalidRequest(f"format must be one of: {', '.join(FORMS)}.")
@@ -205,7 +205,7 @@ class Sessions:
 
     async def search(self, request: Request) -> Response:
         """Find messages in which each word begins a word, the newest first."""
-        user, archive = self._user(request)
+        user, archive = await self._user(request)
         query = request.query_params.get("q", "")[:LONGEST_QUERY]
         if not words(query):
             raise InvalidRequest("q must have a word to search for.")
@@ -217,15 +217,15 @@ class Sessions:
         following = cursor(found[limit - 1].place) if more else None
         return JSONResponse({"results": results, "before": following, "count": len(results)})
 
-    def _user(self, request: Request) -> tuple[Principal, Archive]:
-        user = require_user(request, self.identity, request.query_params.get("user_id"))
+    async def _user(self, request: Request) -> tuple[Principal, Archive]:
+        user = await require_user(request, self.identity, request.query_params.get("user_id"))
         return user, archive_of(self.archive)
 
     async def _read(self, request: Request, form: type[Own]) -> tuple[Principal, Own, Archive]:
         """Return who asks and what; nobody's body is not read."""
-        require_user(request, self.identity, request.query_params.get("user_id"))
+        await require_user(request, self.identity, request.query_params.get("user_id"))
         body = await read_body(request, form, limit=self.max_body)
-        return require_user(request, self.identity, body.user_id), body, archive_of(self.archive)
+        return await require_user(request, self.identity, body.user_id), body, archive_of(self.archive)
 
     async def _session(self, archive: Archive, user: Principal, request: Request) -> Session:
         session_id = _session_id(request)

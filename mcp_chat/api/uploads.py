@@ -84,7 +84,7 @@ class Uploads:
 
     async def put(self, request: Request) -> Response:
         """Keep the body as a file; the same file again is the same."""
-        user = require_user(request, self.identity, request.query_params.get("user_id"))
+        user = await require_user(request, self.identity, request.query_params.get("user_id"))
         archive = archive_of(self.archive)
         kind = media_type(request)
         if kind not in KINDS:
@@ -99,7 +99,7 @@ class Uploads:
 
     async def delete(self, request: Request) -> Response:
         """Delete a file; the messages that it went with go on naming it."""
-        user = require_user(request, self.identity, request.query_params.get("user_id"))
+        user = await require_user(request, self.identity, request.query_params.get("user_id"))
         upload_id = request.path_params["upload_id"]
         if not await archive_of(self.archive).delete_upload(user.key, upload_id):
             raise NotFound(MISSING)
@@ -107,7 +107,7 @@ class Uploads:
 
     async def get(self, request: Request) -> Response:
         """Give a file back to its owner; only images are shown in a page, and nothing in them runs."""
-        user = require_user(request, self.identity, request.query_params.get("user_id"))
+        user = await require_user(request, self.identity, request.query_params.get("user_id"))
         archive = archive_of(self.archive)
         upload_id = request.path_params["upload_id"]
         upload = await archive.upload(user.key, upload_id) if re.fullmatch(ID, upload_id) else None

@@ -8,8 +8,11 @@ import { signal } from "./vendor/signals.js";
 /** undefined until the server said whether there is a user. @type {{value: {id: string} | null | undefined}} */
 export const user = signal(undefined);
 
-/** @type {{value: "demo" | "jwt"}} */
+/** @type {{value: "demo" | "jwt" | "contextforge" | "proxy" | "custom"}} */
 export const mode = signal("demo");
+
+/** Whether one signs in somewhere else: at the gateway, or at the proxy in front. */
+export const elsewhere = () => mode.value !== "demo" && mode.value !== "jwt";
 
 onUnauthorized(() => {
   remember("token", "");

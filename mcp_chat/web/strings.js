@@ -16,6 +16,8 @@ export const strings = {
     placeholder: "alice",
     jwt: "Paste the access token that you were given. It stays in this browser tab and is forgotten when the tab closes.",
     token: "Access token",
+    elsewhere: "You are not signed in. Sign in where you usually do, at your gateway or company login, and come back here.",
+    again: "I have signed in",
     submit: "Sign in",
     busy: "Signing in",
     refused: "This access token was not accepted. It may have expired: get a new one and paste it here.",

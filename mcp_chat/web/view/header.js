@@ -1,7 +1,7 @@
 /** The line at the top: what we are connected to, and as whom. */
 import { connection } from "../connection.js";
 import { html } from "../html.js";
-import { signOut, user } from "../principal.js";
+import { elsewhere, signOut, user } from "../principal.js";
 import { dismiss, report } from "../problem.js";
 import { leave } from "../start.js";
 import { strings } from "../strings.js";
@@ -45,10 +45,12 @@ function Person({ id }) {
     <div class="person">
       <span class="avatar" aria-hidden="true">${[...id][0]?.toUpperCase()}</span>
       <span class="name wide" dir="auto" title=${strings.signIn.signedIn(id)}>${id}</span>
-      <button type="button" class="button small quiet" data-testid="sign-out" disabled=${leaving.value}
-        aria-label=${strings.signIn.signOut} title=${strings.signIn.signOut} onClick=${() => during(leaving, signOut)}>
-        <${Icon} name="signOut" /><span class="wide">${strings.signIn.signOut}</span>
-      </button>
+      ${!elsewhere() && html`
+        <button type="button" class="button small quiet" data-testid="sign-out" disabled=${leaving.value}
+          aria-label=${strings.signIn.signOut} title=${strings.signIn.signOut} onClick=${() => during(leaving, signOut)}>
+          <${Icon} name="signOut" /><span class="wide">${strings.signIn.signOut}</span>
+        </button>
+      `}
     </div>
   `;
 }

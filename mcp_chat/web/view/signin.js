@@ -1,13 +1,36 @@
-/** The door: a name in demo mode, an access token otherwise. */
+/** The door: a name in demo mode, an access token, or the way to where one signs in. */
 import { html } from "../html.js";
-import { mode, signIn } from "../principal.js";
+import { elsewhere, identify, mode, signIn } from "../principal.js";
 import { dismiss, report } from "../problem.js";
 import { strings } from "../strings.js";
 import { useSignal } from "../vendor/signals.js";
 import { useEffect, useRef } from "../vendor/preact-hooks.js";
 import { Mark } from "./icon.js";
 
-export function SignIn() {
+export const SignIn = () => (elsewhere() ? html`<${Elsewhere} />` : html`<${Door} />`);
+
+function Elsewhere() {
+  const busy = useSignal(false);
+  const look = async () => {
+    busy.value = true;
+    await identify().then(dismiss, report);
+    busy.value = false;
+  };
+  return html`
+    <main class="middle">
+      <div class="card door">
+        <${Mark} />
+        <h1>${strings.signIn.title}</h1>
+        <p class="lead">${strings.signIn.elsewhere}</p>
+        <button type="button" class="button primary" data-testid="look-again" disabled=${busy.value} onClick=${look}>
+          ${strings.signIn.again}
+        </button>
+      </div>
+    </main>
+  `;
+}
+
+function Door() {
   const busy = useSignal(false);
   const field = useRef(null);
   useEffect(() => field.current.focus(), []);

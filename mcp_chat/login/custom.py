@@ -1,0 +1,68 @@
+"""An operator's own function that proves who asks."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable
+
+import structlog
+from starlette.requests import HTTPConnection
+
+from mcp_chat.exceptions import ChatError, LoginUnavailable, NotAuthenticated, SettingsError
+from mcp_chat.identity import Principal
+from mcp_chat.login.origin import require_same_origin
+from mcp_chat.login.token import name_in
+
+log = structlog.get_logger()
+
+Prove = Callable[[HTTPConnection], Awaitable[object]]
+
+
+class CustomIdentity:
+    """What ``MCP_CHAT_AUTH=package.module:function`` names.
+
+    The function may look at a cookie, so a change needs a same-origin proof.
+
+    Args:
+        prove: Returns who asks, None if nothing was presented, or raises `NotAuthenticated`.
+    """
+
+    mode = "custom"
+
+    def __init__(self, prove: Prove) -> None:
+        self._prove = prove
+
+    async def identify(self, connection: HTTPConnection) -> Principal | None:
+        """Return whom the function names; one that fails lets nobody in."""
+        require_same_origin(connection)
+        try:
+            principal = await self._prove(connection)
+        except ChatError:
+            raise
+        except Exception:  # somebody else's code: whatever it is, nobody is proven
+            log.exception("login.crashed")
+            raise LoginUnavailable from None
+        if principal is None:
+            return None
+        if not isinstance(principal, Principal):
+            log.error("login.odd", returned=type(principal).__name__)
+            raise NotAuthenticated
+        return Principal(id=name_in({"id": principal.id}, "id"), expires=principal.expires)
+
+
+def function_at(path: str) -> Prove:
+    """Return the function that a dotted path names.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise SettingsError(f"MCP_CHAT_AUTH={path} cannot be imported: {error}.") from error
+    if not inspect.iscoroutinefunction(found):
+        raise SettingsError(f"MCP_CHAT_AUTH={path} must be an async function of a connection.")
+    prove: Prove = found
+    return prove

@@ -1,0 +1,37 @@
+"""Whether a request that a cookie vouches for comes from our own pages."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from mcp_chat.exceptions import Forbidden
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def require_same_origin(connection: HTTPConnection) -> None:
+    """Refuse a change that another site's page makes the browser send with our cookie.
+
+    Follows Fetch Metadata: `Sec-Fetch-Site` where the browser sends it, else the `Origin`. A client that
+    sends neither is no browser.
+
+    Raises:
+        Forbidden: The request came from another site.
+    """
+    if connection.scope["method"] in SAFE:
+        return
+    site = connection.headers.get("sec-fetch-site")
+    origin = connection.headers.get("origin")
+    if site not in (None, "same-origin", "none"):
+        raise Forbidden("Requests from other sites are not accepted.")
+    if site is None and origin is not None and _host(origin) != connection.headers.get("host"):
+        raise Forbidden("Requests from other sites are not accepted.")
+
+
+def _host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
