@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -12,10 +13,11 @@ import structlog
 from anyio.abc import TaskGroup
 
 from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send, is_recorded
-from mcp_chat.config import CONFIG
+from mcp_chat.config import CONFIG, UserConfig
 from mcp_chat.conversations import Conversations
+from mcp_chat.deed import Decision, Deed, origin_of, said_of
 from mcp_chat.docket import Docket
-from mcp_chat.equipment import Equipment
+from mcp_chat.equipment import Equipment, Ready
 from mcp_chat.events import (
     Cancelled,
     Connected,
@@ -40,6 +42,7 @@ from mcp_chat.exceptions import (
 )
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Fence, Release
+from mcp_chat.netguard import AddressNotAllowed
 from mcp_chat.recovery import Past, begun, past_of
 from mcp_chat.stores.base import Lease
 from mcp_chat.stores.bells import LocalBell
@@ -443,7 +446,7 @@ class Actor:
         """Open the new connections first; only when they are proven does anything change."""
         wanted = self._shop.vault.open(command.sealed, user=self.user, field="connect")
         config = CONFIG.validate_json(wanted)
-        ready = await self._equipment.open(config)
+        ready = await self._opened(config)
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
             earlier = await self._equipment.config()
@@ -459,6 +462,31 @@ class Actor:
             await self._erase(earlier.session_id, stopped)
         await self._adopt(command.user_id, config.session_id)
         return Connected(session_id=config.session_id, tools=config.tools)
+
+    async def _opened(self, config: UserConfig) -> Ready:
+        """Open a configuration's servers, and put into the trail how that went."""
+        outcome = "failed"
+        try:
+            ready = await self._equipment.open(config)
+            outcome = "succeeded"
+        except ChatError as error:
+            outcome = error.code
+            raise
+        finally:
+            refused = outcome == AddressNotAllowed.code
+            for server in config.servers:
+                own = server.url if not server.operator else None
+                where = f"{server.alias} {origin_of(own)}" if own else server.alias
+                decision: Decision = "refused" if refused else "allowed"
+                await self._note(Deed(action="connect", server=where, decision=decision, outcome=outcome))
+        return ready
+
+    async def _note(self, deed: Deed) -> None:
+        """Put a deed into the trail; the log has it in any case."""
+        log.info("deed", user=self.user, **said_of(deed))
+        if self._shop.archive:
+            with anyio.CancelScope(shield=True), contextlib.suppress(StoreUnavailable):
+                await self._shop.archive.note(self.user, deed)
 
     async def _adopt(self, user_id: str, session_id: str) -> None:
         """Take over what a gateway has kept; if that fails now, the next connect tries again."""
@@ -489,6 +517,7 @@ class Actor:
             await self._erase(config.session_id, stopped)
         await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
         await self._equipment.close()
+        await self._note(Deed(action="disconnect", outcome="succeeded"))
         self._writer.expire_in(self._shop.session_ttl)  # whoever waits for an end still reads it
         self.why_left = "disconnect"
         self._left.set()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 
+from mcp_chat.deed import Deed
 from mcp_chat.exceptions import StoreUnavailable
 from mcp_chat.message import Message, Usage
 from mcp_chat.session import Session
@@ -112,11 +113,12 @@ class Record:
         session_id: str | None,
         messages: Sequence[Message],
         *,
+        deeds: Sequence[Deed] = (),
         usage: Usage | None = None,
         backend: str = "",
         epoch: int | None,
     ) -> bool:
-        """Add messages; when this returns they are committed.
+        """Add messages, and what was done along with them; when this returns both are committed.
 
         Returns:
             Whether the window has them too; if not, it is to be refilled.
@@ -131,6 +133,7 @@ class Record:
             user=user,
             session_id=session_id or DEFAULT,
             messages=tuple(messages),
+            deeds=tuple(deeds),
             usage=usage or Usage(),
             backend=backend,
             epoch=epoch,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from mcp_chat.deed import Deed
 from mcp_chat.message import Message, Usage
 from mcp_chat.record import Record
 from mcp_chat.session import Session
@@ -35,12 +36,22 @@ class Scribe:
         found = await self.record.session(self.user, self.session_id, recent)
         return found or Session(id=self.session_id)
 
-    async def write(self, message: Message, usage: Usage | None = None) -> None:
-        """Add a message; when this returns it is committed. One whose id is there already is not added."""
+    async def write(self, message: Message, usage: Usage | None = None, *, deed: Deed | None = None) -> None:
+        """Add a message; when this returns it is committed. One whose id is there already is not added.
+
+        Args:
+            deed: What was done, for the trail: the message is its result.
+        """
         whole = False  # whatever comes in between: the archive may have it then, and the window not
         try:
             whole = await self.record.add(
-                self.user, self.session_id, [message], usage=usage, backend=self.backend, epoch=self.epoch
+                self.user,
+                self.session_id,
+                [message],
+                deeds=[replace(deed, session_id=self.session_id)] if deed else (),
+                usage=usage,
+                backend=self.backend,
+                epoch=self.epoch,
             )
         finally:
             if not whole:

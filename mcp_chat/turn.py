@@ -16,6 +16,7 @@ from mcp_chat.agent import Agent, Emit
 from mcp_chat.commands import Send
 from mcp_chat.connections import Toolbox
 from mcp_chat.context import Budget, may_be_cut, shown
+from mcp_chat.deed import Deed, digest, said_of
 from mcp_chat.events import (
     Event,
     Failed,
@@ -110,6 +111,7 @@ class Turn:
     ) -> None:
         self._question = question(command)
         self._run = command.run
+        self._turn_id = command.id
         self._terms = terms
         self._scribe = terms.scribe
         self._emit = terms.emit
@@ -409,10 +411,28 @@ class Turn:
             status="error" if result.failed else "success",
             metadata=metadata,
         )
-        await self._scribe.write(message)
+        await self._scribe.write(message, deed=self._deed(call, message))
         self._open.pop(call.id, None)
         self._untold[message.id] = MessageAdded(message=message)
         return message
+
+    def _deed(self, call: ToolCall, result: Message) -> Deed | None:
+        """Return the trail's line of a call that was made, or may have been."""
+        if call.id not in self._begun:
+            return None
+        outcome = "succeeded" if result.status == "success" else "failed"
+        deed = Deed(
+            action="call",
+            id=result.id,
+            turn=self._turn_id,
+            server=call.name.partition("__")[0],
+            tool=call.name,
+            arguments=digest(call.args),
+            outcome=str(result.metadata.get("outcome", outcome)),
+            ms=int(result.metadata.get("elapsed_ms", 0)),
+        )
+        log.info("deed", user=self._scribe.user, **said_of(deed))
+        return deed
 
     async def run_call(self, call: ToolCall, problem: str | None, emit: Emit) -> Message:
         """Run a tool call; see `mcp_chat.agent.Loop`. Its intent was recorded with the model's message."""

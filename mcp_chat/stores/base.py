@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from mcp_chat.commands import Command
+from mcp_chat.deed import Deed
 from mcp_chat.events import Entry, Final
 from mcp_chat.message import Message, Part, Usage
 from mcp_chat.session import Session
@@ -347,6 +348,7 @@ class Addition:
     """What is to be added to a session.
 
     Attributes:
+        deeds: What was done along with the messages, for the trail.
         usage: Tokens that the messages cost.
         backend: The model, for a session that is new.
         epoch: The owner's; None for a writer that is no owner.
@@ -355,9 +357,23 @@ class Addition:
     user: str
     session_id: str
     messages: tuple[Message, ...] = ()
+    deeds: tuple[Deed, ...] = ()
     usage: Usage = field(default_factory=Usage)
     backend: str = ""
     epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """A deed in the trail.
+
+    Attributes:
+        place: Where it stands; later ones have higher places.
+    """
+
+    place: int
+    user: str
+    deed: Deed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,6 +452,18 @@ class Archive(Configs, Ledger, Protocol):
 
         Raises:
             Fenced: A higher epoch owns the user.
+        """
+        ...
+
+    async def note(self, user: str, deed: Deed) -> None:
+        """Put a deed into the trail, once by its id."""
+        ...
+
+    async def deeds(self, user: str | None, *, limit: int, before: int | None = None) -> list[Noted]:
+        """Return the last deeds of a user, or of all, the latest first.
+
+        Args:
+            before: Only those before this place.
         """
         ...
 

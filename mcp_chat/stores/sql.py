@@ -40,11 +40,13 @@ from mcp_chat.stores.rows import (
 from mcp_chat.stores.tables import (
     chat_attachment,
     chat_command,
+    chat_deed,
     chat_message,
     chat_session,
     chat_upload,
     chat_user,
 )
+from mcp_chat.stores.trail import SQLTrail, deed_rows
 from mcp_chat.stores.words import words
 from mcp_chat.upload import Upload
 
@@ -64,7 +66,7 @@ PORTION, PORTION_SIZE = 500, 1_000_000
 """Messages, and characters of them, that an import writes in one transaction: others want to write too."""
 
 
-class SQLArchive(SQLLedger):
+class SQLArchive(SQLLedger, SQLTrail):
     """Users, commands, sessions, messages and uploads in tables.
 
     An access runs in a task of its own: cancelled half-way it would leave its locks behind, and LangGraph
@@ -82,6 +84,7 @@ class SQLArchive(SQLLedger):
         self._touch_sessions = self._sessions()
         self._add_messages = self._insert(chat_message).on_conflict_do_nothing()
         self._add_attachments = self._insert(chat_attachment).on_conflict_do_nothing()
+        self._add_deeds = self._insert(chat_deed).on_conflict_do_nothing()
         self._committer = Committer(self._write_all, patience=PATIENCE)
 
     async def run(self) -> None:
@@ -210,6 +213,8 @@ class SQLArchive(SQLLedger):
             await connection.execute(self._add_messages, messages)
         if attachments := [row for each in additions for row in attachment_rows(each)]:
             await connection.execute(self._add_attachments, attachments)
+        if deeds := [row for each in additions for row in deed_rows(each)]:
+            await connection.execute(self._add_deeds, deeds)
 
     def _sessions(self) -> Any:
         """The statement that makes sessions, or adds to what is known of them."""
@@ -487,9 +492,10 @@ class SQLArchive(SQLLedger):
         return await self._write(drop)
 
     async def tidy(self) -> None:
-        """Drop what nobody needs: files that no message has, and what is known of commands long ended."""
+        """Drop what nobody needs: files that no message has, commands long ended, and old deeds."""
         await self._drop_ended()
         await self._drop_unused()
+        await self._drop_old_deeds()
 
     async def _drop_unused(self) -> None:
         old = chat_upload.c.created_at < _now() - UNUSED

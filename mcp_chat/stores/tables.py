@@ -105,3 +105,24 @@ chat_command = Table(
     Index("chat_command_open", "user_key", "created_at", sqlite_where=_OPEN, postgresql_where=_OPEN),
     Index("chat_command_ended", "ended_at", sqlite_where=_ENDED, postgresql_where=_ENDED),
 )
+
+chat_deed = Table(
+    "chat_deed",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("user_key", String(128), nullable=False),
+    Column("id", String(64), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("by", String(128), nullable=False),
+    Column("session_id", String(64), nullable=False),
+    Column("turn", String(64), nullable=False),
+    Column("server", Text, nullable=False),
+    Column("tool", Text, nullable=False),
+    Column("arguments", String(64), nullable=False),
+    Column("outcome", String(64), nullable=False),
+    Column("ms", BigInteger, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Index("chat_deed_id", "user_key", "id", unique=True),
+    Index("chat_deed_at", "at"),
+)
