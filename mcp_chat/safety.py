@@ -57,7 +57,7 @@ def _check_demo(settings: Settings) -> None:
     if not is_loopback(settings.host):
         raise SettingsError(
             f"Demo mode lets anyone be anyone, so it listens on loopback only, not on {settings.host}: "
-            "set MCP_CHAT_HOST=127.0.0.1 or another MCP_CHAT_AUTH."
+            "set MCP_CHAT_HOST=127.0.0.1 or MCP_CHAT_AUTH=jwt, contextforge or proxy."
         )
 
 
