@@ -259,7 +259,7 @@ def _event(**message: Any) -> bytes:
 
 
 LIST_CHANGED = _event(method="notifications/tools/list_changed")
-REQUESTS = {
+REQUESTS: dict[str, dict[str, Any]] = {
     "asks-for-a-password": {
         "method": "elicitation/create",
         "params": {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from playwright.sync_api import Browser, BrowserContext, Route, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Route, expect
 
 from tests.hostile_markdown import DEEP, HANDLERS, MISLEADING, PAYLOADS, SCRIPTS, SWALLOWING, TOGETHER, UNSEEN
 from tests.installation import Installation
@@ -82,7 +82,11 @@ class Trap(Tab):
         context.add_init_script(path=TRAP)
         context.route(lambda asked: not asked.startswith((url, "data:")), self._stop)
         super().__init__(context, url)
-        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._hear)
+
+    def _hear(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
 
     def _stop(self, route: Route) -> None:
         self.foreign.append(route.request.url)
