@@ -222,9 +222,9 @@ def sent(address: tuple[str, int], request: bytes, *, reset: bool) -> bytes:
             client.sendall(request)
             if reset:
                 return b""
-            client.shutdown(socket.SHUT_WR)
+            client.settimeout(1)
             return client.recv(4_096)
-        except OSError:  # it was refused before it was read
+        except OSError:  # it was refused before it was read, or the server waits for the rest
             return b""
 
 
@@ -242,6 +242,7 @@ def test_no_malformed_request_ends_a_worker(installation: Installation, name: st
             status = re.match(rb"HTTP/1\.1 (\d\d\d) ", answer)
             assert not answer or status, (request[:200], answer[:200])
             assert not status or status[1] < b"500", (request[:200], answer[:200])
+        assert sum(map(bool, told)) > len(told) / 2  # most are answered
         assert "messages, the last from user: hello" in alice.say("hello")["response"]
     assert installation.workers() == workers
     for worker in workers:  # each of them, and not only the one that is left
