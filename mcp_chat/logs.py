@@ -92,5 +92,7 @@ def set_up(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    for noisy in ("httpx", "httpx2", "httpcore2", "mcp", "openai", "langchain"):
+    for noisy in ("httpx", "httpx2", "httpcore2", "openai", "langchain"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    for telling in ("mcp", "client"):  # both are the SDK's; it quotes what a user's server said
+        logging.getLogger(telling).setLevel(logging.CRITICAL + 1)

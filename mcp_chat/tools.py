@@ -19,8 +19,14 @@ MAX_RESULT = 32_768
 MAX_DESCRIPTION = 1024
 """Characters of a tool's description that the model is shown; some providers take no more."""
 
+_UNSEEN = re.compile(
+    r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+"""What a person who reads a description does not see, and a model does."""
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME = 64
+_PROSE = ("title", "description", "$comment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +71,30 @@ def named(
             name=_unique(alias, tool.name, taken),
             alias=alias,
             remote_name=tool.name,
-            description=(tool.description or tool.title or "")[:MAX_DESCRIPTION],
-            schema=tool.input_schema,
+            description=_seen(tool.description or tool.title or "")[:MAX_DESCRIPTION],
+            schema=_described(tool.input_schema),
             safe=tool.name in safe or (trust_read_only and _says_read_only(tool)),
         )
         for tool in tools
     )
+
+
+def _seen(text: str) -> str:
+    return _UNSEEN.sub("", text)
+
+
+def _described(schema: Any) -> Any:
+    """Return a schema in whose prose nothing is unseen; names and values stay, for the server knows them."""
+    match schema:
+        case dict():
+            return {
+                key: _seen(value) if key in _PROSE and isinstance(value, str) else _described(value)
+                for key, value in schema.items()
+            }
+        case list():
+            return [_described(value) for value in schema]
+        case _:
+            return schema
 
 
 def _says_read_only(tool: mcp.Tool) -> bool:

@@ -5,40 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import (
-    Browser,
-    BrowserContext,
-    ConsoleMessage,
-    Page,
-    Route,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Browser, Route, expect
 
-from tests.conftest import need
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.running import running, wait_until
+from tests.tab import Tab, chromium
 
 pytestmark = pytest.mark.slow
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-HOSTILE = (
-    '<img src=x onerror="window.pwned=1"> <script>window.pwned=1</script> '
-    "[click](javascript:window.pwned=1) ![x](http://192.0.2.1/leak.png) "
-    '<iframe src="http://192.0.2.1/"></iframe> **bold**'
-)
 
 
 @pytest.fixture(scope="module")
@@ -57,43 +33,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory, scripted: ModelServer
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=need("chromium"), args=FLAGS)
-
-
-class Tab:
-    """A page, what it asked of the network, and what it complained of."""
-
-    def __init__(self, context: BrowserContext, url: str) -> None:
-        self.page: Page = context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self._listen)
-        self.page.goto(url)
-
-    def _listen(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.complaints.append(message.text)
-
-    def sign_in(self, name: str) -> None:
-        self.page.get_by_test_id("user-input").fill(name)
-        self.page.get_by_test_id("sign-in").click()
-
-    def connect(self, model: str) -> None:
-        self.page.get_by_test_id("model-select").select_option(model)
-        self.page.get_by_test_id("connect").click()
-        expect(self.page.get_by_test_id("connected-badge")).to_be_visible()
-
-    def send(self, text: str) -> None:
-        self.page.get_by_test_id("composer").fill(text)
-        self.page.keyboard.press("Enter")
-
-    def answers(self, text: str) -> None:
-        """Wait until the last answer is complete and contains a text."""
-        expect(self.page.get_by_test_id("message-assistant").last).to_contain_text(text, timeout=20_000)
-        expect(self.page.get_by_test_id("stop")).to_have_count(0)
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -171,21 +112,6 @@ def test_markdown_is_streamed_and_a_turn_can_be_stopped(tab: Tab, name: str, scr
     expect(tab.page.get_by_test_id("stopped")).to_be_visible()
     tab.send("and now?")
     tab.answers("3 messages")
-
-
-def test_what_a_model_says_is_never_run_and_reaches_no_other_host(
-    tab: Tab, name: str, scripted: ModelServer
-) -> None:
-    scripted.will(Reply(text=HOSTILE))
-    tab.sign_in(name)
-    tab.connect("openai:scripted")
-    tab.send("attack me")
-    tab.answers("bold")
-    assert tab.page.evaluate("window.pwned") is None
-    answer = tab.page.get_by_test_id("message-assistant").last
-    expect(answer.locator("img, iframe, script")).to_have_count(0)
-    hrefs = answer.locator("a[href]").evaluate_all("links => links.map(link => link.protocol)")
-    assert set(hrefs) <= {"http:", "https:"}
 
 
 def test_a_failing_model_says_what_to_do_and_the_chat_goes_on(
@@ -285,14 +211,3 @@ def test_a_server_that_is_not_there_is_a_sentence(tab: Tab, name: str) -> None:
     page.get_by_test_id("connect").click()
     expect(page.get_by_test_id("error")).to_contain_text("Failed to connect to MCP server")
     tab.complaints.clear()  # the browser itself reports the 503
-
-
-def test_the_page_has_a_strict_policy_and_only_its_own_files(
-    tab: Tab, installation: Installation, tmp_path: Path
-) -> None:
-    response = tab.page.request.get(installation.url)
-    policy = response.headers["content-security-policy"]
-    assert "default-src 'self'" in policy
-    assert "unsafe" not in policy
-    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|<style|\sstyle=", response.text())
-    tab.page.screenshot(path=tmp_path / "tab.png")

@@ -20,7 +20,7 @@ from mcp_chat.demo.server import build_app
 from mcp_chat.netguard import GuardedBackend2
 from mcp_chat.tools import MAX_RESULT
 from tests.faults import Stage, fit, refused, staged, usable, well_formed, within
-from tests.hostile_mcp import BAD_SCHEMAS, FAULTS, ODD_SCHEMAS, HostileMCP, odd_names
+from tests.hostile_mcp import BAD_SCHEMAS, FAULTS, NOISY, ODD_SCHEMAS, HostileMCP, odd_names
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running, wait_until
@@ -109,7 +109,8 @@ def free_port() -> int:
 HTTP_FAULTS = [
     *("400", "401", "403", "404", "405", "429", "500", "502", "503", "204"),
     *("hangs", "hangs-in-the-body", "hangs-in-events", "closes", "half", "html", "html-as-json"),
-    *("nothing", "null", "array", "number", "50-mb", "50-mb-of-events", "redirects"),
+    *("nothing", "null", "array", "number", "50-mb", "50-mb-of-events", "redirects", "drips"),
+    *("endless-json", "gzip-bomb", "long-line", "comments-for-ever", "half-an-event", "rate-limited"),
 ]
 SSE_FAULTS = [
     "401",
@@ -121,6 +122,9 @@ SSE_FAULTS = [
     "nothing",
     "50-mb-of-events",
     "redirects",
+    "long-line",
+    "comments-for-ever",
+    "half-an-event",
 ]
 
 
@@ -132,13 +136,14 @@ SSE_FAULTS = [
     ],
 )
 def test_a_server_that_is_none_is_told_and_nothing_of_what_it_said(
-    alice: Person, hostile: str, manner: str, transport: str
+    alice: Person, hostile: str, manner: str, transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = {"url": f"{hostile}/{manner}", "transport": transport}
     with within(LIMIT + 4):
         response = alice.post("connect", llm={"model": "openai:scripted"}, server=server)
     detail = refused(response, 503)
     assert detail == UNREACHABLE or "too large" in detail
+    assert "SECRET" not in caplog.text
     assert alice.get("status/{me}").json()["connected"] is False
 
 
@@ -169,7 +174,7 @@ def test_a_listener_that_never_accepts_http_is_given_up(alice: Person) -> None:
 @pytest.mark.parametrize(
     ("manner", "told"),
     [
-        *((manner, UNREACHABLE) for manner in ("ancient", "list-fails")),
+        *((manner, UNREACHABLE) for manner in ("ancient", "list-fails", "nested-schema")),
         *((manner, UNREADABLE) for manner in ("tools-text", "nameless-tool", *BAD_SCHEMAS)),
     ],
 )
@@ -214,7 +219,11 @@ def test_a_server_without_tools_is_one_to_connect_to(
 
 @pytest.mark.parametrize(
     ("manner", "count"),
-    [("one-thousand-tools", MAX_TOOLS), ("endless-pages", MAX_PAGES), ("one-cursor-for-ever", 0)],
+    [
+        ("one-thousand-tools", MAX_TOOLS),
+        ("endless-pages", MAX_PAGES),
+        ("one-cursor-for-ever", 0),
+    ],
 )
 def test_a_list_of_tools_has_an_end(
     alice: Person, model: ModelServer, servers: HostileMCP, hostile: str, manner: str, count: int
@@ -256,6 +265,46 @@ def test_long_descriptions_do_not_keep_a_server_from_being_used(
     alice.connect(server={"url": f"{hostile}/long-descriptions"})
     usable(alice, model)
     assert all(len(tool["function"]["description"]) <= 1024 for tool in model.requests[-1]["tools"])
+
+
+def test_a_model_is_told_of_a_tool_what_a_person_would_see(
+    alice: Person, model: ModelServer, hostile: str
+) -> None:
+    alice.connect(server={"url": f"{hostile}/unseen"})
+    usable(alice, model)
+    function = model.requests[-1]["tools"][0]["function"]
+    assert function["description"] == "Adds. Nothing else."
+    (name, told), *_ = function["parameters"]["properties"].items()
+    assert (name, told["enum"]) == ("a\u200b", ["\u202e"])  # the server's own words for its values
+    assert told["description"] == told["anyOf"][0]["title"] == "Adds. Nothing else."
+
+
+def test_a_server_of_the_newest_revision_may_ask_for_ever_and_gets_nothing(
+    alice: Person, model: ModelServer, hostile: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connected = alice.connect(server={"url": f"{hostile}/modern", "alias": "m"})
+    assert "m__good" in connected["tools"]
+    assert "m__forged" not in connected["tools"]  # an argument that would be a header of its own
+    assert "forged" not in caplog.text
+    with within(LIMIT + 4):
+        assert call(alice, model, "m__input-required")["type"] == "tool_error"
+    for tool in ("unknown-result-type", *NOISY):
+        with within(LIMIT + 4):
+            fit(call(alice, model, f"m__{tool}").get("error", "0123456789"))
+    assert not [sent for sent in model.requests if "SECRET" in str(sent)]
+    assert call(alice, model, "m__good")["output"] == "good"
+
+
+def test_a_server_that_never_stops_talking_is_one_to_use(
+    alice: Person, model: ModelServer, servers: HostileMCP, hostile: str
+) -> None:
+    alice.connect(server={"url": f"{hostile}/noisy", "alias": "n"})
+    for _ in range(3):
+        with within(LIMIT + 3):
+            assert call(alice, model, "n__good")["output"] == "good"
+    assert not [sent for sent in model.requests if "SECRET" in str(sent)]
+    with within(LIMIT + 4):
+        assert alice.post("disconnect").json()["status"] == "disconnected"
 
 
 def test_a_connect_that_fails_leaves_the_earlier_connection_usable(
@@ -320,6 +369,10 @@ def test_an_empty_result_is_no_error(caller: Person, model: ModelServer) -> None
         ("resource", "the text"),
         ("blob", "[resource]"),
         ("structured", '{"n":5}'),
+        ("svg", "[image/svg+xml, 9 bytes]"),
+        ("wrong-mime", None),
+        ("metadata-link", "[resource x: http://169.254.169.254/latest/]"),
+        ("unknown-result-type", None),
         ("surrogate", None),
         ("endless-integer", None),
     ],
@@ -333,6 +386,16 @@ def test_a_result_of_any_kind_is_put_into_words(
     model.will(Reply(calls=[(f"h__{tool}", {})]), Reply(text="I see."))
     assert [event for event, _ in caller.stream("go")][-1] == "final"
     usable(caller, model)
+
+
+@pytest.mark.parametrize("tool", NOISY)
+def test_what_a_server_asks_of_its_own_accord_is_not_done(
+    caller: Person, model: ModelServer, servers: HostileMCP, tool: str
+) -> None:
+    with within(LIMIT + 4):
+        assert call(caller, model, f"h__{tool}")["output"] == "good"
+    assert not [sent for sent in model.requests if "SECRET" in str(sent)]
+    assert len(usable(caller, model)) > 4
 
 
 def test_a_huge_result_is_shortened_with_a_note(caller: Person, model: ModelServer) -> None:
@@ -375,6 +438,7 @@ def test_a_tool_that_fails_is_no_failure_of_the_turn_when_streamed(
         "content-text",
         "null",
         "array",
+        "input-required",
     ],
 )
 def test_a_call_without_a_result_is_told_to_the_model(caller: Person, model: ModelServer, tool: str) -> None:

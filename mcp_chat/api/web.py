@@ -15,15 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY = "; ".join(
     (
-        "default-src 'self'",
+        "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self' data:",
         "connect-src 'self'",
-        "object-src 'none'",
         "frame-ancestors 'none'",
         "base-uri 'none'",
-        "form-action 'self'",
+        "form-action 'none'",  # the tab sends its forms itself
+        "require-trusted-types-for 'script'",
+        "trusted-types dompurify",  # HTML is the sanitiser's, or none
     )
 )
 
@@ -33,6 +34,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 
 

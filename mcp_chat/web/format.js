@@ -39,6 +39,18 @@ export const oneLine = (text) => text.replace(/\s+/g, " ").trim().slice(0, 160);
 /** @param {unknown} value */
 const flat = (value) => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
 
+const UNSEEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/gu;
+const MISLEADING = /[\u202a-\u202e]|(?<!\u{1f3f4}[\u{e0020}-\u{e007e}]{0,6})[\u{e0000}-\u{e007f}]/gu;
+
+/** What others named, said or returned, so that nothing in it hides or turns the text around it. @param {string} text */
+export const visible = (text) => text.replace(UNSEEN, sign);
+
+/** Prose needs more: marks for Hebrew and Arabic stay, and so do the tags of a flag. @param {string} text */
+export const plain = (text) => text.replace(MISLEADING, sign);
+
+/** @param {string} character */
+const sign = (character) => `[U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
+
 /** How long an answer took and what it cost. @param {import("./turn.js").Message} message */
 export function figures({ elapsed, usage }) {
   const tokens = (usage?.input_tokens ?? 0) + (usage?.output_tokens ?? 0);

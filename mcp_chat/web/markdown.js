@@ -1,6 +1,7 @@
 /** Markdown to blocks of safe HTML. Whatever a model, a tool or a server wrote, nothing of it runs or loads. */
 import DOMPurify from "./vendor/dompurify.js";
 import { Marked } from "./vendor/marked.js";
+import { plain } from "./format.js";
 import { strings } from "./strings.js";
 
 const TAGS = "a b blockquote br code del em h1 h2 h3 h4 h5 h6 hr i img li ol p pre strong table tbody td th thead tr ul";
@@ -12,9 +13,10 @@ const ALLOWED = {
   ADD_URI_SAFE_ATTR: ["align", "start"], // or their values would be held against the line above
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
+  RETURN_TRUSTED_TYPE: true, // the page's policy takes no HTML but the sanitiser's
 };
 
-const LOCAL_IMAGE = /^data:image\//i;
+const LOCAL_IMAGE = /^data:image\/(?:avif|gif|jpeg|png|webp);base64,/i; // an SVG is a document
 
 const marked = new Marked({
   gfm: true,
@@ -30,12 +32,23 @@ const marked = new Marked({
 });
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
+  if (node.nodeName === "A" && !URL.canParse(node.href)) node.removeAttribute("href");
   if (node.nodeName === "A" && node.hasAttribute("href")) {
     node.setAttribute("target", "_blank");
     node.setAttribute("rel", "noopener noreferrer nofollow");
+    reveal(node);
   }
   if (node.nodeName === "IMG" && !LOCAL_IMAGE.test(node.getAttribute("src") ?? "")) node.remove();
 });
+
+/** Say where a link leads, unless its text already does and says nothing before it. @param {HTMLAnchorElement} link */
+function reveal(link) {
+  const { host, pathname } = new URL(link.href);
+  const place = host || pathname;
+  const [, said] = /^(?:https?:\/\/|mailto:)?([^/?#]*)/i.exec(link.textContent.trim());
+  link.title = link.href;
+  if (said.toLowerCase() !== place) link.dataset.leadsTo = place;
+}
 
 /**
  * A block whose key is the same looks the same; `html` is a function, so that only the others are rendered.
@@ -44,7 +57,7 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
  * @returns {Block[]}
  */
 export function blocks(source) {
-  const tokens = marked.lexer(source);
+  const tokens = marked.lexer(plain(source));
   const links = JSON.stringify(tokens.links); // a definition at the end may change a link at the start
   return tokens.filter(({ type }) => type !== "space" && type !== "def").map((token) => block(token, links));
 }

@@ -1,4 +1,5 @@
 /** What went wrong, and what to do about it. */
+import { visible } from "../format.js";
 import { html } from "../html.js";
 import { dismiss, problem } from "../problem.js";
 import { strings } from "../strings.js";
@@ -10,7 +11,7 @@ export function Banner() {
   return html`
     <div class="banner" role="alert" data-testid="error">
       <${Icon} name="alert" />
-      <p dir="auto">${text}</p>
+      <p dir="auto">${visible(text)}</p>
       ${action && html`<button type="button" class="button small" onClick=${action.run}>${action.label}</button>`}
       <button type="button" class="icon-button" aria-label=${strings.dismiss} title=${strings.dismiss} onClick=${dismiss}>
         <${Icon} name="close" />

@@ -1,5 +1,6 @@
 /** The line at the top: what we are connected to, and as whom. */
 import { connection } from "../connection.js";
+import { visible } from "../format.js";
 import { html } from "../html.js";
 import { elsewhere, signOut, user } from "../principal.js";
 import { dismiss, report } from "../problem.js";
@@ -25,9 +26,9 @@ function Status({ connection: { server, model, tools } }) {
   const label = leaving.value ? strings.status.disconnecting : strings.status.disconnect;
   return html`
     <div class="status">
-      <span class="badge" title="${server} · ${model}" data-testid="connected-badge">
+      <span class="badge" title=${visible(`${server} · ${model}`)} data-testid="connected-badge">
         <span class="dot" /><span class="visually-hidden">${strings.status.connected}: </span>
-        <b dir="auto">${server}</b><span class="model" dir="auto">${model}</span>
+        <b dir="auto">${visible(server)}</b><span class="model" dir="auto">${visible(model)}</span>
       </span>
       <${Tools} names=${tools} />
       <button type="button" class="button small quiet" data-testid="disconnect" disabled=${leaving.value}

@@ -1,4 +1,5 @@
 /** Rendered Markdown that does not flicker: while text streams in, only the block that changes is touched. */
+import { visible } from "../format.js";
 import { html } from "../html.js";
 import { blocks } from "../markdown.js";
 import { strings } from "../strings.js";
@@ -30,9 +31,9 @@ function Code({ text, lang }) {
   return html`
     <figure class="code">
       <figcaption>
-        <span>${lang || strings.message.code}</span><${CopyButton} text=${text} label=${strings.message.copyCode} />
+        <span>${visible(lang) || strings.message.code}</span><${CopyButton} text=${text} label=${strings.message.copyCode} />
       </figcaption>
-      <pre tabindex="0"><code>${text}</code></pre>
+      <pre tabindex="0"><code>${visible(text)}</code></pre>
     </figure>
   `;
 }

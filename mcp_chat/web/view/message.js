@@ -1,5 +1,5 @@
 /** One message: the user's words as they typed them, or an answer with its tool calls in order. */
-import { figures } from "../format.js";
+import { figures, visible } from "../format.js";
 import { html } from "../html.js";
 import { messages, send, textOf } from "../session.js";
 import { strings } from "../strings.js";
@@ -62,7 +62,7 @@ function Failure({ message }) {
   return html`
     <div class="failure" data-testid="error">
       <${Icon} name="alert" />
-      <p dir="auto">${message.error || strings.message.failed}</p>
+      <p dir="auto">${visible(message.error || strings.message.failed)}</p>
       ${message.recoverable && last && html`<button type="button" class="button small" onClick=${again}>${strings.retry}</button>`}
     </div>
   `;

@@ -1,6 +1,7 @@
 /** The messages, scrolled to the newest one unless the reader is looking at an older one. */
 import { connection } from "../connection.js";
 import { examplesFor } from "../examples.js";
+import { visible } from "../format.js";
 import { html } from "../html.js";
 import { messages, send } from "../session.js";
 import { strings } from "../strings.js";
@@ -58,7 +59,7 @@ function Empty() {
   return html`
     <div class="empty">
       <h1>${strings.thread.greeting}</h1>
-      <p dir="auto">${strings.thread.lead(server, tools.length)}</p>
+      <p dir="auto">${strings.thread.lead(visible(server), tools.length)}</p>
       <ul aria-label=${strings.thread.examples}>
         ${examplesFor(tools, demo).map((text) => html`
           <li key=${text}><button type="button" class="example" data-testid="example" onClick=${() => send(text)}>${text}</button></li>

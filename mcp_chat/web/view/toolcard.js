@@ -1,5 +1,5 @@
 /** One tool call: which tool of which server, what it was given, how far it is, what came back. */
-import { brief, duration, oneLine, pretty, toolName } from "../format.js";
+import { brief, duration, oneLine, pretty, toolName, visible } from "../format.js";
 import { html } from "../html.js";
 import { strings } from "../strings.js";
 import { CopyButton } from "./copy.js";
@@ -29,12 +29,12 @@ function Summary({ part }) {
       <span class="state" role="img" aria-label=${strings.tool[state]}>
         ${state === "running" ? html`<span class="spinner" />` : html`<${Icon} name=${state === "done" ? "check" : "close"} />`}
       </span>
-      <code class="name">${name}</code>
-      ${server && html`<span class="chip">${server}</span>`}
-      <span class="gist" dir="auto">${brief(part.args)}</span>
+      <code class="name">${visible(name)}</code>
+      ${server && html`<span class="chip">${visible(server)}</span>`}
+      <span class="gist" dir="auto">${visible(brief(part.args))}</span>
       ${part.elapsed >= 0 && html`<span class="time" data-testid="tool-duration">${duration(part.elapsed)}</span>`}
       <${Icon} name="chevron" />
-      ${state !== "running" && html`<span class="outcome" dir="auto">${oneLine(asText(result)) || strings.tool.noResult}</span>`}
+      ${state !== "running" && html`<span class="outcome" dir="auto">${visible(oneLine(asText(result))) || strings.tool.noResult}</span>`}
     </summary>
   `;
 }
@@ -50,7 +50,7 @@ function Section({ title, value, testid }) {
   return html`
     <section>
       <h3>${title}<${CopyButton} text=${value} label="${strings.tool.copy}: ${title}" /></h3>
-      <pre dir="auto" tabindex="0" data-testid=${testid}>${value.slice(0, SHOWN_CHARACTERS)}</pre>
+      <pre dir="auto" tabindex="0" data-testid=${testid}>${visible(value.slice(0, SHOWN_CHARACTERS))}</pre>
       ${hidden > 0 && html`<p class="aside">${strings.tool.clipped(hidden)}</p>`}
     </section>
   `;
@@ -60,7 +60,7 @@ function Section({ title, value, testid }) {
 function Progress({ progress }) {
   if (!progress) return null;
   const { progress: done, total, message } = progress;
-  const label = [message, strings.tool.progress(done, total)].filter(Boolean).join(" · ");
+  const label = [visible(message ?? ""), strings.tool.progress(done, total)].filter(Boolean).join(" · ");
   return html`
     <div class="progress" data-testid="tool-progress">
       <progress max=${total ?? 1} value=${total ? done : undefined} aria-label=${label} /><span dir="auto">${label}</span>

@@ -1,5 +1,5 @@
 /** How many tools there are, and on demand which. */
-import { toolName } from "../format.js";
+import { toolName, visible } from "../format.js";
 import { html } from "../html.js";
 import { strings } from "../strings.js";
 import { useEffect, useRef } from "../vendor/preact-hooks.js";
@@ -26,7 +26,7 @@ export function Tools({ names }) {
 /** @param {{full: string}} props */
 function Tool({ full }) {
   const { server, name } = toolName(full);
-  return html`<li dir="auto"><code>${name}</code>${server && html`<span class="chip">${server}</span>`}</li>`;
+  return html`<li dir="auto"><code>${visible(name)}</code>${server && html`<span class="chip">${visible(server)}</span>`}</li>`;
 }
 
 /** Escape, or a click elsewhere, closes it. @param {HTMLDetailsElement} box */
