@@ -33,12 +33,17 @@ for _variable in (*(str(field.alias) for field in Settings.model_fields.values()
 Settings.model_config["env_file"] = None
 
 
+ALONE = ("chaos", "cluster", "death", "heart", "lifecycle", "namespaces", "soak")
+"""Files whose tests want the machine for themselves: what they wait for is a clock."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the slow tier to CI."""
-    if not CI:
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow tier: run with CI=1"))
+    """Leave the slow tier to CI, and mark what must not run beside other tests."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in ALONE:
+            item.add_marker(pytest.mark.alone)
+        if not CI and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow tier: run with CI=1"))
 
 
 def missing(what: str) -> NoReturn:
