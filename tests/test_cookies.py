@@ -39,8 +39,11 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     nothing, url = folder / "nothing", f"sqlite:///{folder}/chat.db"
     migrate(url)
     common = {
-        **{"workers": 1, "ollama_url": "off", "log_level": "error"},
-        **{"encryption_key": KEY, "database_url": url},
+        "workers": 1,
+        "ollama_url": "off",
+        "log_level": "error",
+        "encryption_key": KEY,
+        "database_url": url,
     }
     with ExitStack() as stack:
 

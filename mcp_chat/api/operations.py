@@ -34,6 +34,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIXES = ("/llmchat", "/v1/llmchat")
 JSON = "application/json"
+AGAIN = ("Idempotency-Key",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Operation:
         answers: Media types of a good answer.
         errors: Status codes of its own, and those that follow from `body`, `raw` and `public`.
         query: Names of its query parameters.
+        headers: Names of the headers that it reads.
         public: Needs nobody to be signed in.
     """
 
@@ -59,6 +61,7 @@ class Operation:
     answers: Sequence[str] = (JSON,)
     errors: Sequence[int] = ()
     query: Sequence[str] = ()
+    headers: Sequence[str] = ()
     public: bool = False
 
     def route(self) -> Route:
@@ -130,13 +133,14 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
         )
 
     return [
-        post("connect", chat.connect, "Connect to servers and a model", ConnectBody),
+        post("connect", chat.connect, "Connect to servers and a model", ConnectBody, headers=AGAIN),
         post(
             "chat",
             chat.chat,
             "Send a message",
             ChatBody,
             errors=(501, 504),
+            headers=AGAIN,
             answers=(JSON, "text/event-stream"),
         ),
         get(
@@ -145,10 +149,11 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
             "Follow what happens, from any place",
             errors=(400, 404),
             query=("session_id", "after", "user_id"),
+            headers=("Last-Event-ID",),
             answers=("text/event-stream",),
         ),
-        post("cancel", chat.cancel, "Stop turns", CancelBody),
-        post("disconnect", chat.disconnect, "End the session", UserBody),
+        post("cancel", chat.cancel, "Stop turns", CancelBody, headers=AGAIN),
+        post("disconnect", chat.disconnect, "End the session", UserBody, headers=AGAIN),
         get("status/{user_id:path}", chat.status, "Connected or not"),
         get("config/{user_id:path}", chat.config, "The configuration, secrets masked", errors=(404,)),
         get(
@@ -332,7 +337,8 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": text}
         for name in re.findall(r"{(\w+)", operation.path)
     ]
-    return placed + [{"name": name, "in": "query", "schema": text} for name in operation.query]
+    placed += [{"name": name, "in": "query", "schema": text} for name in operation.query]
+    return placed + [{"name": name, "in": "header", "schema": text} for name in operation.headers]
 
 
 def openapi_route(listed: Sequence[Operation], *, version: str) -> Route:
