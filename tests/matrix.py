@@ -460,8 +460,18 @@ def _settings(folder: Path, redis_url: str, model_url: str) -> dict[str, Any]:
     servers.write_text('{"mcpServers": {}}')
     migrate(url)
     return {
-        "workers": 1, "auth": "jwt", "jwt_secret_key": SECRET, "jwt_audience": "chat",
-        "encryption_key": KEY, "redis_url": redis_url, "database_url": url,
-        "models_file": models, "servers_file": servers, "ollama_url": "off", "log_level": "error",
-        "allowed_networks": "127.0.0.0/8", "turn_timeout": 600, "model_timeout": 600,
+        "workers": 1,
+        "auth": "jwt",
+        "jwt_secret_key": SECRET,
+        "jwt_audience": "chat",
+        "encryption_key": KEY,
+        "redis_url": redis_url,
+        "database_url": url,
+        "models_file": models,
+        "servers_file": servers,
+        "ollama_url": "off",
+        "log_level": "error",
+        "allowed_networks": "127.0.0.0/8",
+        "turn_timeout": 600,
+        "model_timeout": 600,
     }

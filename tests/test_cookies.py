@@ -51,7 +51,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
             app = create_app(
                 load_settings(**common, models_file=nothing, servers_file=nothing, **values),
             )
-            served = ProxyHeadersMiddleware(app, trusted_hosts=believed)
+            served = ProxyHeadersMiddleware(app, trusted_hosts=believed)  # type: ignore[arg-type]
             return stack.enter_context(running(served)), app
 
         yield opened

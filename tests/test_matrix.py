@@ -1,4 +1,4 @@
-"""What is somebody else's is to everybody as if it did not exist: each route, each place for an id, each asker."""
+"""What is somebody else's is as if it did not exist: each route, each place for an id, each who asks."""
 
 from __future__ import annotations
 

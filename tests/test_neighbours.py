@@ -105,7 +105,9 @@ def test_an_import_brings_nothing_of_anothers_along(world: World, before: dict[s
     part = {"media_type": "text/plain", "name": "a", "size": 1, "upload_id": world.owned["upload"][0]}
     document = {
         "schema": "mcp-chat/session/1",
-        "id": world.owned["session"][0], "user": world.owner.name, "user_id": world.owner.name,
+        "id": world.owned["session"][0],
+        "user": world.owner.name,
+        "user_id": world.owner.name,
         "messages": [
             {"role": "user", "content": "mine", "id": id_, "parts": [part]} for id_ in world.owned["message"]
         ],

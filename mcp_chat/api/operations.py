@@ -34,7 +34,18 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIXES = ("/llmchat", "/v1/llmchat")
 JSON = "application/json"
+EVENTS = "text/event-stream"
 AGAIN = ("Idempotency-Key",)
+EVENT = {
+    "type": "object",
+    "description": "One event of the stream.",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": JSON},
+    },
+    "required": ["event", "data"],
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +152,7 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
             ChatBody,
             errors=(501, 504),
             headers=AGAIN,
-            answers=(JSON, "text/event-stream"),
+            answers=(JSON, EVENTS),
         ),
         get(
             "events",
@@ -150,7 +161,7 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
             errors=(400, 404),
             query=("session_id", "after", "user_id"),
             headers=("Last-Event-ID",),
-            answers=("text/event-stream",),
+            answers=(EVENTS,),
         ),
         post("cancel", chat.cancel, "Stop turns", CancelBody, headers=AGAIN),
         post("disconnect", chat.disconnect, "End the session", UserBody, headers=AGAIN),
@@ -283,7 +294,11 @@ def document(listed: Sequence[Operation], *, version: str) -> dict[str, Any]:
         schema = refs[operation.body, "validation"] if operation.body else None
         path = re.sub(r":\w+}", "}", operation.path)
         paths.setdefault(path, {})[operation.method.lower()] = _described(operation, schema)
-    error = {"type": "object", "properties": {"detail": {"type": "string"}, "code": {"type": "string"}}}
+    error = {
+        "type": "object",
+        "properties": {"detail": {"type": "string"}, "code": {"type": "string"}},
+        "required": ["detail", "code"],
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "mcp-chat", "version": version, "license": {"name": "Apache-2.0"}},
@@ -323,7 +338,8 @@ def _codes(operation: Operation) -> set[int]:
 
 
 def _content(kinds: Sequence[str]) -> dict[str, Any]:
-    return {kind: {"schema": {"type": "object" if kind == JSON else "string"}} for kind in kinds}
+    schemas = {JSON: {"type": "object"}, EVENTS: EVENT}
+    return {kind: {"schema": schemas.get(kind, {"type": "string"})} for kind in kinds}
 
 
 def _error(code: int) -> dict[str, Any]:

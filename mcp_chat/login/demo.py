@@ -67,7 +67,7 @@ class DemoIdentity:
 
 def _is_https(connection: HTTPConnection) -> bool:
     """Tell whether the client came by https, which a trusted proxy has told the server if it is not ours."""
-    return connection.scope["scheme"] == "https"
+    return bool(connection.scope["scheme"] == "https")
 
 
 def cookie_secret(secret: str) -> str:
