@@ -36,7 +36,7 @@ class Auth:
         require_same_origin(request)
         body = await read_body(request, SignInBody, limit=self.max_body)
         response = JSONResponse({"user": {"id": body.user}})
-        identity.sign_in(body.user, response)
+        identity.sign_in(body.user, request, response)
         return response
 
     async def sign_out(self, request: Request) -> Response:

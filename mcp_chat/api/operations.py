@@ -34,6 +34,18 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 PREFIXES = ("/llmchat", "/v1/llmchat")
 JSON = "application/json"
+EVENTS = "text/event-stream"
+AGAIN = ("Idempotency-Key",)
+EVENT = {
+    "type": "object",
+    "description": "One event of the stream.",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": JSON},
+    },
+    "required": ["event", "data"],
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +58,7 @@ class Operation:
         answers: Media types of a good answer.
         errors: Status codes of its own, and those that follow from `body`, `raw` and `public`.
         query: Names of its query parameters.
+        headers: Names of the headers that it reads.
         public: Needs nobody to be signed in.
     """
 
@@ -59,6 +72,7 @@ class Operation:
     answers: Sequence[str] = (JSON,)
     errors: Sequence[int] = ()
     query: Sequence[str] = ()
+    headers: Sequence[str] = ()
     public: bool = False
 
     def route(self) -> Route:
@@ -130,14 +144,15 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
         )
 
     return [
-        post("connect", chat.connect, "Connect to servers and a model", ConnectBody),
+        post("connect", chat.connect, "Connect to servers and a model", ConnectBody, headers=AGAIN),
         post(
             "chat",
             chat.chat,
             "Send a message",
             ChatBody,
             errors=(501, 504),
-            answers=(JSON, "text/event-stream"),
+            headers=AGAIN,
+            answers=(JSON, EVENTS),
         ),
         get(
             "events",
@@ -145,10 +160,11 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
             "Follow what happens, from any place",
             errors=(400, 404),
             query=("session_id", "after", "user_id"),
-            answers=("text/event-stream",),
+            headers=("Last-Event-ID",),
+            answers=(EVENTS,),
         ),
-        post("cancel", chat.cancel, "Stop turns", CancelBody),
-        post("disconnect", chat.disconnect, "End the session", UserBody),
+        post("cancel", chat.cancel, "Stop turns", CancelBody, headers=AGAIN),
+        post("disconnect", chat.disconnect, "End the session", UserBody, headers=AGAIN),
         get("status/{user_id:path}", chat.status, "Connected or not"),
         get("config/{user_id:path}", chat.config, "The configuration, secrets masked", errors=(404,)),
         get(
@@ -278,7 +294,11 @@ def document(listed: Sequence[Operation], *, version: str) -> dict[str, Any]:
         schema = refs[operation.body, "validation"] if operation.body else None
         path = re.sub(r":\w+}", "}", operation.path)
         paths.setdefault(path, {})[operation.method.lower()] = _described(operation, schema)
-    error = {"type": "object", "properties": {"detail": {"type": "string"}, "code": {"type": "string"}}}
+    error = {
+        "type": "object",
+        "properties": {"detail": {"type": "string"}, "code": {"type": "string"}},
+        "required": ["detail", "code"],
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "mcp-chat", "version": version, "license": {"name": "Apache-2.0"}},
@@ -318,7 +338,8 @@ def _codes(operation: Operation) -> set[int]:
 
 
 def _content(kinds: Sequence[str]) -> dict[str, Any]:
-    return {kind: {"schema": {"type": "object" if kind == JSON else "string"}} for kind in kinds}
+    schemas = {JSON: {"type": "object"}, EVENTS: EVENT}
+    return {kind: {"schema": schemas.get(kind, {"type": "string"})} for kind in kinds}
 
 
 def _error(code: int) -> dict[str, Any]:
@@ -332,7 +353,8 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": text}
         for name in re.findall(r"{(\w+)", operation.path)
     ]
-    return placed + [{"name": name, "in": "query", "schema": text} for name in operation.query]
+    placed += [{"name": name, "in": "query", "schema": text} for name in operation.query]
+    return placed + [{"name": name, "in": "header", "schema": text} for name in operation.headers]
 
 
 def openapi_route(listed: Sequence[Operation], *, version: str) -> Route:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from typing import Final
 
 import jwt
 from starlette.requests import HTTPConnection
@@ -14,13 +15,18 @@ from mcp_chat.login.keys import FixedKey
 from mcp_chat.login.origin import require_same_origin
 from mcp_chat.login.token import TokenCheck
 
-COOKIE = "mcp_chat_demo"
-AUDIENCE = "mcp-chat-demo"
-LIFETIME = 30 * 86_400
+COOKIE: Final = "mcp_chat_demo"
+"""On plain http, where most browsers take no `Secure` cookie; demo mode is on loopback then."""
+
+HOST_COOKIE: Final = f"__Host-{COOKIE}"
+"""On https: no sibling domain and no plain connection can have set it."""
+
+AUDIENCE: Final = "mcp-chat-demo"
+LIFETIME: Final = 30 * 86_400
 
 
 class DemoIdentity:
-    """A name in a signed cookie.
+    """A name in a signed cookie; of its two names only the one that fits the request's scheme is looked at.
 
     Args:
         secret: Signs the cookies.
@@ -35,18 +41,33 @@ class DemoIdentity:
     async def identify(self, connection: HTTPConnection) -> Principal | None:
         """Return who has the cookie."""
         require_same_origin(connection)
-        token = connection.cookies.get(COOKIE)
+        token = connection.cookies.get(HOST_COOKIE if _is_https(connection) else COOKIE)
         return await self._check.principal(token) if token else None
 
-    def sign_in(self, user: str, response: Response) -> None:
+    def sign_in(self, user: str, connection: HTTPConnection, response: Response) -> None:
         """Put the cookie for a user on a response."""
         claims = {"sub": user, "aud": AUDIENCE, "exp": int(time.time()) + LIFETIME}
         token = jwt.encode(claims, self._secret, algorithm="HS256")
-        response.set_cookie(COOKIE, token, max_age=LIFETIME, httponly=True, samesite="strict")
+        https = _is_https(connection)
+        response.set_cookie(
+            HOST_COOKIE if https else COOKIE,
+            token,
+            max_age=LIFETIME,
+            path="/",
+            secure=https,
+            httponly=True,
+            samesite="strict",
+        )
 
     def sign_out(self, response: Response) -> None:
-        """Take the cookie back."""
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        """Take both cookies back: a browser may have one of each scheme."""
+        for name, secure in ((COOKIE, False), (HOST_COOKIE, True)):
+            response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
+
+
+def _is_https(connection: HTTPConnection) -> bool:
+    """Tell whether the client came by https, which a trusted proxy has told the server if it is not ours."""
+    return bool(connection.scope["scheme"] == "https")
 
 
 def cookie_secret(secret: str) -> str:

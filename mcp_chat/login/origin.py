@@ -26,12 +26,15 @@ def require_same_origin(connection: HTTPConnection) -> None:
     origin = connection.headers.get("origin")
     if site not in (None, "same-origin", "none"):
         raise Forbidden("Requests from other sites are not accepted.")
-    if site is None and origin is not None and _host(origin) != connection.headers.get("host"):
+    if site is None and origin is not None and not _is_ours(origin, connection):
         raise Forbidden("Requests from other sites are not accepted.")
 
 
-def _host(origin: str) -> str | None:
+def _is_ours(origin: str, connection: HTTPConnection) -> bool:
+    """Compare hosts, and on https the schemes: on http a proxy may have https in front and not say so."""
     try:
-        return urlsplit(origin).netloc
+        parts = urlsplit(origin)
     except ValueError:
-        return None
+        return False
+    schemes = ("https",) if connection.scope["scheme"] == "https" else ("http", "https")
+    return parts.scheme in schemes and parts.netloc == connection.headers.get("host")

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 
 from mcp_chat.exceptions import NotAuthenticated
 from mcp_chat.identity import Principal
+from mcp_chat.login.origin import require_same_origin
 from mcp_chat.login.token import name_in
 
 log = structlog.get_logger()
@@ -48,6 +49,7 @@ class ProxyIdentity:
         names = self._values(connection, self._user)
         if not names:
             return None
+        require_same_origin(connection)
         secrets = self._values(connection, self._secret_header)
         known = len(secrets) == 1 and hmac.compare_digest(secrets[0], self._secret)
         if len(names) > 1 or not known or not self._is_peer(connection):
