@@ -112,7 +112,7 @@ class ContextForgeIdentity:
         """Return whose session this is."""
         token = connection.cookies.get(COOKIE)
         if token:
-            require_same_origin(connection)
+            require_same_origin(connection, proof=True)
         else:
             token = bearer_of(connection)
         if not token:
