@@ -21,7 +21,7 @@ from redis import Redis
 from tests.chaos.world import ROOT, Listener, Valkey, module
 from tests.installation import Installation
 from tests.soak import search
-from tests.soak.canary import OPERATOR, Canary
+from tests.soak.canary import OPERATOR, Canary, secrets
 from tests.soak.findings import Findings
 from tests.soak.gauge import Gauge
 from tests.soak.user import Scene, User, settled
@@ -240,7 +240,7 @@ class _Run:
         for file in (*self._folder.glob("valkey/**/*.aof"), *self._installation.data.glob("mcp-chat.db*")):
             for piece in search.in_pieces(file):
                 searched["files"] += len(piece)
-                blame(f"file {file.name}", search.secrets(piece))
+                blame(f"file {file.name}", secrets(piece))
         with Redis(port=self._far.valkey.port, decode_responses=False) as client:
             blame("Valkey", search.redis(client, searched))
         blame("database", search.database(self._installation.data / "mcp-chat.db", searched))
