@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
-MOST: Final = 200
-"""Violations that are kept; all are counted."""
+MOST, MOST_OF_A_KIND = 1000, 10
+"""Violations that are kept, in all and of each place; all are counted."""
 
 
 @dataclass(slots=True)
@@ -28,10 +27,12 @@ class Findings:
     searched: Counter[str] = field(default_factory=Counter)
     count: int = 0
     violations: list[str] = field(default_factory=list)
+    _places: Counter[str] = field(default_factory=Counter)
 
     def blame(self, where: str, violations: Iterable[str]) -> None:
         """Add violations that were found in a place."""
         for violation in violations:
             self.count += 1
-            if len(self.violations) < MOST:
+            self._places[where] += 1
+            if len(self.violations) < MOST and self._places[where] <= MOST_OF_A_KIND:
                 self.violations.append(f"{where}: {violation}")
