@@ -177,6 +177,12 @@ def test_a_process_has_no_users_mark_in_its_title_or_environment() -> None:
     assert not list(search.no_operators(said(Canary(0, "key", 0))))
 
 
+@pytest.mark.anyio
+async def test_a_user_who_gives_up_is_heard(user: Scripted) -> None:
+    await user.run()  # nobody is at the door
+    assert user.given_up()
+
+
 # What a user says about an answer
 
 
@@ -193,6 +199,15 @@ class Scripted(User):
         self._search("chat", answer)
         self._judge(answer, 5, how.get("tool", ""), not_resumed=how.get("not_resumed", False))
         return findings.violations
+
+    def given_up(self) -> list[str]:
+        """What is said about users who could not go on."""
+        return [violation for violation in self._findings.violations if "gives up" in violation]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture

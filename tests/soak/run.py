@@ -187,7 +187,8 @@ class _Run:
             seconds = time.monotonic() - began
             for task in beside:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            ends = await asyncio.gather(*beside, return_exceptions=True)
+            self._findings.blame("search", (repr(end) for end in ends if isinstance(end, Exception)))
         await asyncio.to_thread(self._search)
         return Report(
             plan=self._plan,

@@ -81,6 +81,8 @@ class User:
                 deed = self._random.choices(list(deeds), list(deeds.values()))[0]
                 self._findings.deeds[deed.__name__.strip("_").replace("_", " ")] += 1
                 await deed()
+        except Exception as error:  # noqa: BLE001 - the others go on, and all of them are heard at the end
+            self._findings.blame(self.name, [f"gives up: {error!r}"])
         finally:
             for wire in self._wires:
                 wire.close()
