@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test lint format coverage bench chaos fuzz lock vendor clean
+.PHONY: help serve test lint format coverage bench chaos soak fuzz lock vendor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: $(VENV)/.dev ## measure; the figures in docs/benchmarks.md come from here
 
 chaos: $(VENV)/.dev ## break everything at random and check every promise (ARGS="--operations 10000 --seed 7 --workers 4")
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(VENV)/.dev ## look for users' marks where they do not belong (ARGS="--turns 100000 --workers 4 --users 50 --seed 7")
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 fuzz: $(VENV)/.dev ## look for faults of owners in FUZZ random histories of several workers (default 2000)
 	@FUZZ=$(or $(FUZZ),2000) $(BIN)/python -m pytest tests/test_ownership.py -k "TestWorkers"

@@ -46,12 +46,12 @@ class Listener(Child):
         return False
 
 
-def module(name: str, folder: Path, **options: object) -> Listener:
+def module(name: str, folder: Path, *, package: str = "tests.chaos", **options: object) -> Listener:
     """Return one of our own modules as a process; its option `port` is a free one."""
     port = free_port()
     given = {"port": port, **options}
     words = [word for option, value in given.items() for word in (f"--{option}", str(value))]
-    return Listener(name, port, [sys.executable, "-m", f"tests.chaos.{name}", *words], folder)
+    return Listener(name, port, [sys.executable, "-m", f"{package}.{name}", *words], folder)
 
 
 class Valkey(Listener):

@@ -1,0 +1,1 @@
+"""Many users at once, each marked, and all that any of them receives searched for the others' marks."""
