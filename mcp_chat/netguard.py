@@ -283,7 +283,7 @@ class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _capped(response: Any, accept: str, max_bytes: int) -> _Capped:
+def _capped(response: Any, accept: str, max_bytes: int, max_event: int | None = None) -> _Capped:
     """Return a response's body; of a stream that was asked for, only each event is limited."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     ends = _ENDS.get(kind, ()) if response.is_success else ()
@@ -292,7 +292,8 @@ def _capped(response: Any, accept: str, max_bytes: int) -> _Capped:
         total = math.inf if kind in accept else 8 * max_bytes
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
         total = 0  # how large it is, is known only when it is too late
-    return _Capped(response.stream, max_total=total, max_event=max_bytes, ends=ends)
+    most = max_event if ends and max_event else max_bytes
+    return _Capped(response.stream, max_total=total, max_event=most, ends=ends)
 
 
 _tls = cache(httpx2.create_ssl_context)  # takes 20 ms: once per process, and not at import
@@ -325,13 +326,24 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
 
 
 class GuardedTransport2(httpx2.AsyncHTTPTransport):
-    """The same of httpx2."""
+    """The same of httpx2.
+
+    Args:
+        policy: As above, like all others but one.
+        max_event: Largest event of an event stream, if that is not `max_bytes`.
+    """
 
     def __init__(
-        self, policy: Policy | None, *, max_bytes: int = MAX_BODY_BYTES, resolver: Resolver = resolve
+        self,
+        policy: Policy | None,
+        *,
+        max_bytes: int = MAX_BODY_BYTES,
+        max_event: int | None = None,
+        resolver: Resolver = resolve,
     ) -> None:
         super().__init__(verify=_tls(), trust_env=False)
         self._max_bytes = max_bytes
+        self._max_event = max_event
         if policy is not None:  # the parent has no parameter for it
             guard = GuardedBackend2(policy, resolver)
             self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
@@ -340,7 +352,8 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         """Send a request."""
         request.headers["accept-encoding"] = "identity"
         response = await super().handle_async_request(request)
-        response.stream = _capped(response, request.headers.get("accept", ""), self._max_bytes)
+        accept = request.headers.get("accept", "")
+        response.stream = _capped(response, accept, self._max_bytes, self._max_event)
         return response
 
 
@@ -367,8 +380,9 @@ def guarded_client2(
     headers: Mapping[str, str] | None = None,
     timeout: httpx2.Timeout | float | None,
     max_bytes: int = MAX_BODY_BYTES,
+    max_event: int | None = None,
     resolver: Resolver = resolve,
 ) -> httpx2.AsyncClient:
     """Return the same for MCP servers and their OAuth discovery, with headers for every request."""
-    transport = GuardedTransport2(policy, max_bytes=max_bytes, resolver=resolver)
+    transport = GuardedTransport2(policy, max_bytes=max_bytes, max_event=max_event, resolver=resolver)
     return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)
