@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from mcp_chat.config import ServerConfig
 from mcp_chat.exceptions import ChatError, InvalidRequest, ServerUnavailable
 from mcp_chat.limits import ServerLimits
-from mcp_chat.netguard import Policy, guarded_client2, refusal
+from mcp_chat.netguard import AnswerTooLarge, Policy, guarded_client2, refusal
 from mcp_chat.tools import Listed, Tool, ToolResult, find, listed, named, result
 
 log = structlog.get_logger()
@@ -341,8 +341,15 @@ async def list_tools(client: Client, limits: ServerLimits) -> list[Listed]:
     return found
 
 
+def _was_too_large(error: MCPError) -> bool:
+    """Tell whether the SDK has put our own error into its words."""
+    return str(AnswerTooLarge()) in error.error.message
+
+
 def _told(error: MCPError) -> str:
     """Return what the model is told of a refusal: the server's own words, but not those of the SDK."""
+    if _was_too_large(error):
+        return f"{AnswerTooLarge()} Ask the tool for less at once."
     match error.error.code:
         case mcp.PARSE_ERROR:
             return UNREADABLE
@@ -357,6 +364,8 @@ def _told(error: MCPError) -> str:
 def unreachable(error: BaseException) -> ChatError:
     """Return what a user is told about a connection that failed: never what was found at the address."""
     refused = refusal(error)
+    if isinstance(refused, AnswerTooLarge):
+        return refused
     if refused is not None:
         return InvalidRequest(f"Invalid server URL: {refused}")
     return _ours(error) or ServerUnavailable()
@@ -366,6 +375,8 @@ def _ours(error: BaseException) -> ChatError | None:
     """Find our own error, which task groups may have wrapped."""
     if isinstance(error, BaseExceptionGroup):
         return next((ours for each in error.exceptions if (ours := _ours(each))), None)
+    if isinstance(error, MCPError) and _was_too_large(error):
+        return AnswerTooLarge()
     return error if isinstance(error, ChatError) else None
 
 
