@@ -952,3 +952,19 @@ def test_a_turn_of_a_dead_worker_waits_for_a_place_where_a_new_one_is_refused() 
         assert (outcome(anns.final)[0], outcome(bobs.final)[0]) == ("turn_finished", "turn_finished")
         logged = [(each.entry.command_id, each.worker) for each in world.journal.logged["ann"]]
         assert ("m", other.name) in logged
+
+
+def test_a_message_for_a_worker_without_a_place_is_refused_wherever_it_is_sent() -> None:
+    with World(turns=1) as world:
+        owner, other = serving(world)
+        anns = world.ask(owner, "ann", Send(id="m", run="r", session_id="s", text="100"))
+        assert world.until(lambda: heard(anns.seen) != "", 5)
+        world.run(1.5)  # a heartbeat
+        for n, worker in enumerate((owner, other)):
+            refused = world.ask(worker, "ann", Send(id=f"n{n}", run=f"n{n}", session_id="t", text="1"))
+            assert world.until(lambda: bool(refused.error), 5)  # noqa: B023 - used at once
+            assert refused.accepted is None
+        assert world.until(lambda: anns.final is not None, 30)
+        world.run(1.5)
+        later = world.ask(other, "ann", Send(id="n1", run="n1", session_id="t", text="1"))
+        assert world.until(lambda: isinstance(later.final, TurnFinished), 30)
