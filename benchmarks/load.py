@@ -104,7 +104,10 @@ def levels(chat: Installation, processes: Sequence[psutil.Process]) -> Iterator[
 
 def report(url: str, model: psutil.Process) -> list[str]:
     """Return the lines of a table."""
-    with tempfile.TemporaryDirectory() as folder, Installation(Path(folder), url, workers=1) as chat:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Installation(Path(folder), url, workers=1, MCP_CHAT_MAX_TURNS="100000") as chat,
+    ):
         valkey = next(process for process in chat.family() if "valkey" in process.name())
         processes = [*chat.workers(), valkey, model, psutil.Process()]
         rows = list(levels(chat, processes))

@@ -120,7 +120,13 @@ class Actor:
                 self._aside = writing
                 async with anyio.create_task_group() as self._tasks:
                     self._equipment = Equipment(self.lease, self._shop, self._tasks)
-                    self._turns = Turns(self._tasks, self._turn, self._shop.metrics)
+                    self._turns = Turns(
+                        self._tasks,
+                        self._turn,
+                        self._shop.metrics,
+                        at_once=self._shop.user_turns,
+                        places=self._shop.places,
+                    )
                     self._started = True
                     await self._recover()
                     await self._serve()
@@ -372,6 +378,7 @@ class Actor:
             held=self._held,
             metrics=self._shop.metrics,
             limit=self._shop.turn_timeout,
+            parallel_calls=self._shop.parallel_calls,
             budget=self._shop.budget,
         )
         past = self._broken.pop(command.id, None)
@@ -461,7 +468,8 @@ class Actor:
         if earlier and not self._shop.keep_history:
             await self._erase(earlier.session_id, stopped)
         await self._adopt(command.user_id, config.session_id)
-        return Connected(session_id=config.session_id, tools=config.tools)
+        left_out = ready.toolbox.left_out
+        return Connected(session_id=config.session_id, tools=config.tools, left_out=left_out)
 
     async def _opened(self, config: UserConfig) -> Ready:
         """Open a configuration's servers, and put into the trail how that went."""

@@ -28,7 +28,6 @@ from langchain_core.messages import (
     HumanMessage,
     SystemMessage,
 )
-from langgraph.errors import GraphRecursionError
 
 from mcp_chat.events import Event, TextDelta
 from mcp_chat.exceptions import ChatError, InvalidSession, ModelFailed, ModelTimeout
@@ -68,13 +67,15 @@ class _Context:
     loop: Loop
     seen: set[str]
     problems: dict[str, str] = field(default_factory=dict)
+    rounds: int = 0
 
 
 class _Recorder(AgentMiddleware[Any, Any, Any]):
     """Offers the tools, and records each step before the next one begins."""
 
-    def __init__(self, tools: Sequence[Tool]) -> None:
+    def __init__(self, tools: Sequence[Tool], rounds: int) -> None:
         super().__init__()
+        self._rounds = rounds
         self._offers = [_offer(tool) for tool in tools]
 
     async def awrap_model_call(self, request: Any, handler: Any) -> Any:
@@ -86,7 +87,15 @@ class _Recorder(AgentMiddleware[Any, Any, Any]):
                 await context.loop.record(
                     from_langchain(message), _usage(message), request.runtime.stream_writer
                 )
+                self._count(message, context)
         return response
+
+    def _count(self, message: AIMessage, context: _Context) -> None:
+        context.rounds += bool(message.tool_calls)
+        if context.rounds > self._rounds:
+            raise ModelFailed(
+                "The model asked for tools again and again without an answer. Ask for less at once."
+            )
 
     async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
         context: _Context = request.runtime.context
@@ -112,7 +121,7 @@ class Agent:
         self._model = model
         self._rounds = rounds
         self._silence = silence
-        self._graph = create_agent(model, [], middleware=[_Recorder(tools)], context_schema=_Context)
+        self._graph = create_agent(model, [], middleware=[_Recorder(tools, rounds)], context_schema=_Context)
 
     async def run(
         self, messages: Sequence[Message], files: Mapping[str, Upload], loop: Loop
@@ -131,7 +140,7 @@ class Agent:
             {"messages": [to_langchain(message, files) for message in messages]},
             stream_mode=["messages", "custom"],
             context=context,
-            config={"recursion_limit": 2 * self._rounds + 1},
+            config={"recursion_limit": 2 * self._rounds + 3},
         )
         spoken: set[str] = set()
         with translated():
@@ -299,10 +308,6 @@ def translated() -> Any:
         raise failure(error) from error
     except ChatError:
         raise
-    except GraphRecursionError as error:
-        raise ModelFailed(
-            "The model asked for tools again and again without an answer. Ask for less at once."
-        ) from error
     except Exception as error:  # the providers' packages raise what they like
         raise failure(error) from error
 

@@ -7,13 +7,14 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 
 import anyio
 import structlog
+from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -42,10 +43,12 @@ from mcp_chat.exceptions import ChatError, SettingsError, StoreUnavailable, Wron
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.limits import ServerLimits
 from mcp_chat.login.contextforge import SESSION, ContextForgeIdentity, Gateway
 from mcp_chat.login.custom import CustomIdentity, function_at
 from mcp_chat.login.demo import DemoIdentity, cookie_secret
 from mcp_chat.login.keys import JWKS, FixedKey, Keys, public_key
+from mcp_chat.login.metered import Metered
 from mcp_chat.login.proxy import ProxyIdentity
 from mcp_chat.login.token import BearerIdentity, TokenCheck
 from mcp_chat.message import new_id
@@ -57,7 +60,7 @@ from mcp_chat.safety import check_settings
 from mcp_chat.servers import current, read_servers
 from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.base import Archive, Store
-from mcp_chat.stores.memory import MemoryStore
+from mcp_chat.stores.memory import MemoryRates, MemoryStore
 from mcp_chat.stores.redis import RedisStore, open_leases, open_redis
 from mcp_chat.stores.sql import open_sql
 from mcp_chat.vault import Vault, decode_key
@@ -97,6 +100,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     )
     app.state.drain = parts.drain
     app.state.deaths = None
+    app.state.max_header_bytes = parts.settings.max_header_bytes
     return app
 
 
@@ -358,6 +362,9 @@ def workshop_of(
         turn_timeout=settings.turn_timeout,
         model_timeout=settings.model_timeout,
         tool_rounds=settings.tool_rounds,
+        parallel_calls=settings.parallel_calls,
+        user_turns=settings.max_user_turns,
+        places=CapacityLimiter(settings.max_turns),
         idle_timeout=settings.idle_timeout,
         session_ttl=settings.session_ttl,
         budget=budget_of(settings),
@@ -368,12 +375,25 @@ def workshop_of(
 
 def connection_of(settings: Settings, policy: Policy) -> Callable[[ServerConfig], Connection]:
     """Return what connects to an MCP server."""
-    silence = settings.tool_timeout + 5
+    silence, limits = settings.tool_timeout + 5, server_limits(settings)
     return partial(
         Connection,
-        connector=Dialer(policy, timeout=settings.connect_timeout, silence=silence),
+        connector=Dialer(policy, timeout=settings.connect_timeout, silence=silence, limits=limits),
         connect_timeout=settings.connect_timeout,
         tool_timeout=settings.tool_timeout,
+        limits=limits,
+    )
+
+
+def server_limits(settings: Settings) -> ServerLimits:
+    """Return what an MCP server may send."""
+    return ServerLimits(
+        tools=settings.max_tools,
+        tool_bytes=settings.max_tool_bytes,
+        schema_depth=settings.max_schema_depth,
+        result_bytes=settings.max_result_bytes,
+        event_bytes=settings.max_event_bytes,
+        answer_bytes=settings.max_answer_bytes,
     )
 
 
@@ -385,6 +405,7 @@ def providers_of(parts: Parts, policy: Policy) -> Providers:
         policy=policy,
         ollama_url="" if settings.ollama_url == "off" else settings.ollama_url,
         silence=settings.model_timeout,
+        max_answer=settings.max_answer_bytes,
     )
 
 
@@ -411,8 +432,9 @@ def budget_of(settings: Settings) -> Budget:
 
 def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) -> None:
     """Put the routes in place, now that there is something behind them."""
-    chat = chat_of(parts, workshop, ownership, feed)
-    settings, identity = parts.settings, parts.identity
+    settings, identity = parts.settings, metered(parts, workshop.store)
+    demo = parts.identity if isinstance(parts.identity, DemoIdentity) else None
+    chat = chat_of(replace(parts, identity=identity), workshop, ownership, feed)
     sessions = Sessions(
         identity=identity,
         dispatch=chat.dispatch,
@@ -422,6 +444,7 @@ def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership
         budget=workshop.budget,
         max_body=settings.max_body_bytes,
         max_import=settings.max_import_bytes,
+        max_sessions=settings.max_sessions,
     )
     uploads = Uploads(
         identity=identity,
@@ -436,7 +459,7 @@ def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership
         record=workshop.history.record,
         max_messages=settings.history_max_messages,
     )
-    auth = Auth(identity=identity, max_body=settings.max_body_bytes)
+    auth = Auth(identity=identity, demo=demo, max_body=settings.max_body_bytes)
     scrape = Scrape(metrics=workshop.metrics)
     health = health_of(workshop, parts.drain)
     listed = operations.operations(chat, events, sessions, uploads, auth, health, scrape)
@@ -447,13 +470,30 @@ def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership
     ]
 
 
+def metered(parts: Parts, store: Store) -> Identity:
+    """Return what proves who asks, and counts how often; while the store is away each worker its share."""
+    per_minute = parts.settings.requests_per_minute
+    if not per_minute:
+        return parts.identity
+    share = max(1, per_minute // parts.settings.workers)
+    return Metered(parts.identity, store.rates, MemoryRates(), per_minute=per_minute, spare_per_minute=share)
+
+
 def chat_of(parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) -> LLMChat:
     """Return what answers the contract's requests."""
     settings, record = parts.settings, workshop.history.record
     patience = settings.turn_timeout + 60
     return LLMChat(
         identity=parts.identity,
-        dispatch=Dispatch(workshop.store, workshop.archive, record, ownership, feed, patience=patience),
+        dispatch=Dispatch(
+            workshop.store,
+            workshop.archive,
+            record,
+            ownership,
+            feed,
+            patience=patience,
+            queue=settings.queue_length,
+        ),
         store=workshop.store,
         configs=workshop.configs,
         history=workshop.history,
@@ -464,6 +504,8 @@ def chat_of(parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) 
         max_messages=settings.history_max_messages,
         max_body=settings.max_body_bytes,
         max_message=settings.max_message_bytes,
+        max_servers=settings.max_servers,
+        max_sessions=settings.max_sessions,
     )
 
 

@@ -27,13 +27,12 @@ from pydantic import ValidationError
 
 from mcp_chat.config import ServerConfig
 from mcp_chat.exceptions import ChatError, InvalidRequest, ServerUnavailable
-from mcp_chat.netguard import Policy, guarded_client2, refusal
-from mcp_chat.tools import Tool, ToolResult, find, named, result
+from mcp_chat.limits import ServerLimits
+from mcp_chat.netguard import AnswerTooLarge, Policy, guarded_client2, refusal
+from mcp_chat.tools import Listed, Tool, ToolResult, find, listed, named, result
 
 log = structlog.get_logger()
 
-MAX_TOOLS = 256
-MAX_PAGES = 20
 UNREADABLE = "The server's answer could not be read."
 CLIENT_INFO = mcp.Implementation(name="mcp-chat", version=version("mcp-chat"))
 
@@ -51,6 +50,12 @@ class ToolsUnreadable(ServerUnavailable):
     """The server's list of tools could not be read."""
 
 
+class TooManyTools(InvalidRequest):
+    """The server lists more tools than are possible here. Connect to one with fewer."""
+
+    code = "too_many_tools"
+
+
 class Connector(Protocol):
     """Opens a client for a server; tests bring their own far side."""
 
@@ -66,10 +71,12 @@ class Dialer:
         policy: Which addresses a user's server may have; the operator's servers may be anywhere.
         timeout: Seconds for a connection to be made and for a request to be written.
         silence: Seconds a server may be silent in an answer.
+        limits: How large its answers may be.
     """
 
-    def __init__(self, policy: Policy, *, timeout: float, silence: float) -> None:
+    def __init__(self, policy: Policy, *, timeout: float, silence: float, limits: ServerLimits) -> None:
         self._policy = policy
+        self._limits = limits
         self._timeout = httpx2.Timeout(timeout, read=silence)
 
     @asynccontextmanager
@@ -82,7 +89,11 @@ class Dialer:
         if server.transport == "stdio":
             return _stdio(server, stack.enter_context(_nowhere()))
         http = guarded_client2(
-            None if server.operator else self._policy, headers=server.all_headers(), timeout=self._timeout
+            None if server.operator else self._policy,
+            headers=server.all_headers(),
+            timeout=self._timeout,
+            max_bytes=self._limits.answer_bytes,
+            max_event=self._limits.event_bytes,
         )
         if server.transport == "sse":
             return sse_client(
@@ -119,13 +130,26 @@ class Connection:
         connector: Opens its client.
         connect_timeout: Seconds until it must have listed its tools.
         tool_timeout: Seconds a call may take.
+        limits: What it may send.
+
+    Attributes:
+        tools: What it offers, as far as the limits allow.
+        left_out: What it offers besides, and why that is not used.
     """
 
     def __init__(
-        self, server: ServerConfig, connector: Connector, *, connect_timeout: float, tool_timeout: float
+        self,
+        server: ServerConfig,
+        connector: Connector,
+        *,
+        connect_timeout: float,
+        tool_timeout: float,
+        limits: ServerLimits,
     ) -> None:
         self.server = server
         self.tools: tuple[Tool, ...] = ()
+        self.left_out: dict[str, str] = {}
+        self._limits = limits
         self._connector = connector
         self._connect_timeout = connect_timeout
         self._tool_timeout = tool_timeout
@@ -145,7 +169,7 @@ class Connection:
 
         Raises:
             ServerUnavailable: It could not be opened the first time; later it is opened again and again.
-            InvalidRequest: Its address is not allowed.
+            InvalidRequest: Its address is not allowed, or it has too many tools.
         """
         try:
             with self._end:
@@ -171,7 +195,7 @@ class Connection:
             with anyio.fail_after(self._tool_timeout):
                 client = await self._borrow()
                 answer = await client.call_tool(tool.remote_name, dict(args), progress_callback=on_progress)
-                return result(answer)
+                return result(answer, limit=self._limits.result_bytes)
         except ServerUnavailable as error:
             text = str(error)
         except TimeoutError:
@@ -214,12 +238,7 @@ class Connection:
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
                 async with self._connector(self.server) as client:
-                    self.tools = named(
-                        self.server.alias,
-                        await list_tools(client),
-                        safe=self.server.safe_tools,
-                        trust_read_only=self.server.trust_read_only,
-                    )
+                    self._offer(await self._listed(client))
                     scope.deadline = math.inf
                     opened = True
                     try:
@@ -235,6 +254,27 @@ class Connection:
             log.warning("connection.lost", alias=self.server.alias, error=type(error).__name__)
         if not opened:
             raise ServerUnavailable
+
+    async def _listed(self, client: Client) -> list[Listed]:
+        found = await list_tools(client, self._limits)
+        if len(found) > self._limits.tools:
+            most, alias = self._limits.tools, self.server.alias
+            raise TooManyTools(f"The server {alias} lists more than {most} tools. Connect to one with fewer.")
+        return found
+
+    def _offer(self, found: Sequence[Listed]) -> None:
+        """Take over what a server lists; what is too large or too deep is left out."""
+        tools = named(
+            self.server.alias,
+            [each.tool for each in found],
+            safe=self.server.safe_tools,
+            trust_read_only=self.server.trust_read_only,
+        )
+        pairs = list(zip(tools, found, strict=True))
+        self.tools = tuple(tool for tool, each in pairs if not each.fault)
+        self.left_out = {tool.name: each.fault for tool, each in pairs if each.fault}
+        if self.left_out:
+            log.warning("tools.left_out", alias=self.server.alias, tools=self.left_out)
 
     async def _watch(self, client: Client) -> None:
         """Return at the end; raise when the client is of no more use.
@@ -279,30 +319,37 @@ class Connection:
                 await self._wanted.wait()
 
 
-async def list_tools(client: Client) -> list[mcp.Tool]:
-    """Return a server's tools, within limits: a server may list without end.
+async def list_tools(client: Client, limits: ServerLimits) -> list[Listed]:
+    """Return a server's tools, or some more than are possible: a server may list without end.
 
     Raises:
         ToolsUnreadable: One of them is not as the protocol wants it; the SDK then gives none.
     """
-    tools: list[mcp.Tool] = []
+    found: list[Listed] = []
+    cursors: set[str | None] = set()
     cursor: str | None = None
-    for _ in range(MAX_PAGES):
-        if client.server_capabilities.tools is None:
-            break
+    if client.server_capabilities.tools is None:
+        return found
+    while cursor not in cursors and max(len(cursors), len(found)) <= limits.tools:
+        cursors.add(cursor)
         try:
             page = await client.list_tools(cursor=cursor)
         except ValidationError as error:
             raise ToolsUnreadable from error
-        tools += page.tools
-        cursor = page.next_cursor
-        if not cursor or len(tools) >= MAX_TOOLS:
-            break
-    return tools[:MAX_TOOLS]
+        found += [listed(tool, limits) for tool in page.tools[: limits.tools + 1]]
+        cursor = page.next_cursor or None
+    return found
+
+
+def _was_too_large(error: MCPError) -> bool:
+    """Tell whether the SDK has put our own error into its words."""
+    return str(AnswerTooLarge()) in error.error.message
 
 
 def _told(error: MCPError) -> str:
     """Return what the model is told of a refusal: the server's own words, but not those of the SDK."""
+    if _was_too_large(error):
+        return f"{AnswerTooLarge()} Ask the tool for less at once."
     match error.error.code:
         case mcp.PARSE_ERROR:
             return UNREADABLE
@@ -317,6 +364,8 @@ def _told(error: MCPError) -> str:
 def unreachable(error: BaseException) -> ChatError:
     """Return what a user is told about a connection that failed: never what was found at the address."""
     refused = refusal(error)
+    if isinstance(refused, AnswerTooLarge):
+        return refused
     if refused is not None:
         return InvalidRequest(f"Invalid server URL: {refused}")
     return _ours(error) or ServerUnavailable()
@@ -326,6 +375,8 @@ def _ours(error: BaseException) -> ChatError | None:
     """Find our own error, which task groups may have wrapped."""
     if isinstance(error, BaseExceptionGroup):
         return next((ours for each in error.exceptions if (ours := _ours(each))), None)
+    if isinstance(error, MCPError) and _was_too_large(error):
+        return AnswerTooLarge()
     return error if isinstance(error, ChatError) else None
 
 
@@ -368,6 +419,11 @@ class Toolbox:
     def tools(self) -> tuple[Tool, ...]:
         """All tools, server by server."""
         return tuple(tool for connection in self.connections for tool in connection.tools)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The tools that are not used, and why."""
+        return {name: why for connection in self.connections for name, why in connection.left_out.items()}
 
     def safe(self, name: str) -> bool:
         """Tell whether the operator has declared that a tool may be called twice."""

@@ -18,7 +18,7 @@ from mcp_chat.events import (
     is_final,
     order,
 )
-from mcp_chat.exceptions import Draining, StoreUnavailable, TooManyWaiting
+from mcp_chat.exceptions import Busy, Draining, StoreUnavailable, TooManyWaiting
 from mcp_chat.feed import Feed, Gap
 from mcp_chat.message import new_id
 from mcp_chat.ownership import Ownership
@@ -28,9 +28,6 @@ from mcp_chat.stores.base import START, Accepted, Archive, Store
 
 SILENCE = 0.9
 """Seconds without a word on a command after which the record is asked whether it has ended."""
-
-MAX_WAITING = 16
-"""Messages besides the one that is answered; of all commands twice as many: a full inbox can be cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +71,8 @@ class Dispatch:
         ownership: Wakes the owners.
         feed: Follows the logs.
         patience: Seconds in which something must happen to a user who waits: longer than any turn.
+        queue: Messages that may wait besides the one that is answered. Of all commands there may be twice
+            as many: a full inbox can be cancelled.
     """
 
     def __init__(
@@ -85,6 +84,7 @@ class Dispatch:
         feed: Feed,
         *,
         patience: float,
+        queue: int = 16,
     ) -> None:
         self._store = store
         self._archive = archive
@@ -92,6 +92,7 @@ class Dispatch:
         self._ownership = ownership
         self._feed = feed
         self._patience = patience
+        self._queue = queue
 
     async def submit(self, user: str, command: Command, *, repeatable: bool = False) -> Ticket:
         """Hand a command over, once for each id: when this returns nothing can lose it.
@@ -103,6 +104,7 @@ class Dispatch:
         Raises:
             Draining: This worker stops; another one takes the command.
             TooManyWaiting: The user's inbox is full.
+            Busy: The user's worker takes no further turns now.
         """
         if self._ownership.leaving:
             raise Draining
@@ -119,9 +121,14 @@ class Dispatch:
         return Ticket(id=command.id, place=place, accepted=accepted)
 
     async def _put(self, user: str, command: Command, accepted: Accepted, *, repeatable: bool) -> str:
-        limit = 1 + MAX_WAITING if isinstance(command, Send) else 2 * MAX_WAITING
+        limit = 1 + self._queue if isinstance(command, Send) else 2 * self._queue
         try:
+            if isinstance(command, Send) and accepted.new:
+                await self._check_room(user, command)
             place = await self._store.inbox.put(user, command, limit=limit, again=not accepted.new)
+        except Busy:
+            await self._withdraw(user, accepted)
+            raise
         except StoreUnavailable:  # it may be there all the same: who can, sends it again as the same one
             if not repeatable:
                 await self._withdraw(user, accepted)
@@ -130,6 +137,13 @@ class Dispatch:
             await self._withdraw(user, accepted)
             raise TooManyWaiting
         return place or START  # what the record had before is carried out, whatever the inbox has no room for
+
+    async def _check_room(self, user: str, command: Send) -> None:
+        """Refuse a message for which its worker has no place, unless it was taken before."""
+        if await self._ownership.has_room(user):
+            return
+        if await self._store.inbox.seen(user, command.id) is None:
+            raise Busy
 
     async def _withdraw(self, user: str, accepted: Accepted) -> None:
         """Take a command back that is new: its sender is refused, and may send it again as another one."""
@@ -196,7 +210,7 @@ class Dispatch:
         if known is None or known.command is None:
             return known.outcome if known else None
         if await self._store.inbox.seen(user, accepted.id) is None:
-            await self._store.inbox.put(user, known.command, limit=2 * MAX_WAITING, again=True)
+            await self._store.inbox.put(user, known.command, limit=2 * self._queue, again=True)
             await self._ownership.wake(user)
         return None
 

@@ -126,10 +126,15 @@ class TurnFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connected:
-    """The user's servers answered, and the new configuration is in force."""
+    """The user's servers answered, and the new configuration is in force.
+
+    Attributes:
+        left_out: Tools that are over a limit, and over which.
+    """
 
     session_id: str
     tools: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
     type: Literal["connected"] = "connected"
 
 

@@ -7,10 +7,14 @@ ChatError                      code, retryable; str() is safe to show to the use
 ├── InvalidRequest             the request cannot be carried out as it stands
 │   ├── TooLarge               a body or a message over its limit
 │   ├── InvalidSession         what a conversation cannot be made of, or its JSON is not one
+│   ├── TooManyTools           an MCP server that lists more than possible (connections)
 │   └── AddressNotAllowed      a URL whose address may not be dialled (netguard)
 ├── NotConnected               the user has no live configuration
 │   └── Unreadable             they had one, and it cannot be opened any more
 ├── TooManyWaiting             the user's inbox is full
+├── TooManyRequests            the user has made too many in a minute
+├── TooManySessions            the user has as many conversations as possible
+├── Busy                       the worker runs as many turns as it may
 ├── NotFound                   no such thing, or not theirs: the two look alike
 ├── NoArchive                  what only a database can do, and there is none
 ├── ServerUnavailable          an MCP server could not be reached or did not behave
@@ -94,6 +98,30 @@ class TooManyWaiting(ChatError):
     """Too many messages are waiting for an answer. Wait for one of them, or cancel."""
 
     code = "too_many_waiting"
+    retryable = True
+
+
+class TooManyRequests(ChatError):
+    """You have made too many requests. Wait a moment and try again."""
+
+    code = "too_many_requests"
+    retryable = True
+
+    def __init__(self, message: str | None = None, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooManySessions(ChatError):
+    """You have as many conversations as are possible here. Delete some, and try again."""
+
+    code = "too_many_sessions"
+
+
+class Busy(ChatError):
+    """Too many messages are being answered right now. Please try again in a moment."""
+
+    code = "busy"
     retryable = True
 
 

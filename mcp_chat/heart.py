@@ -41,10 +41,12 @@ class Heartbeat(Protocol):
     Attributes:
         worker: This worker's id, which no other process has.
         taking: Whether it takes users.
+        full: Tells whether it takes no further turns; asked from any thread.
     """
 
     worker: str
     taking: bool
+    full: Callable[[], bool]
 
     @property
     def renewed(self) -> float:
@@ -78,6 +80,7 @@ class Pulse:
     def __init__(self, worker: str, *, every: float, ttl: float, clock: Clock) -> None:
         self.renewed = -math.inf
         self.taking = True
+        self.full: Callable[[], bool] = lambda: False
         self._worker = worker
         self._every = every
         self._ttl = ttl
@@ -98,7 +101,7 @@ class Pulse:
         sent = self._clock()  # before it goes out: the store counts from some later moment
         try:
             async with asyncio.timeout(self._patience):
-                await leases.beat(self._worker, self._ttl, taking=self.taking)
+                await leases.beat(self._worker, self._ttl, taking=self.taking, full=self.full())
         except TimeoutError:
             raise StoreUnavailable from None
         self.renewed = sent
@@ -152,6 +155,15 @@ class Beating:
     @taking.setter
     def taking(self, taking: bool) -> None:
         self._pulse.taking = taking
+
+    @property
+    def full(self) -> Callable[[], bool]:
+        """Tells whether the worker takes no further turns."""
+        return self._pulse.full
+
+    @full.setter
+    def full(self, full: Callable[[], bool]) -> None:
+        self._pulse.full = full
 
     @property
     def renewed(self) -> float:

@@ -91,10 +91,11 @@ class AddressNotAllowed(InvalidRequest):
     code = "address_not_allowed"
 
 
-class AnswerTooLarge(ServerUnavailable, httpx2.StreamError):
+class AnswerTooLarge(ServerUnavailable, httpx2.SSEError, httpx2.StreamError):
     """The server's answer is too large, or it is compressed although we asked for a plain one."""
 
-    # A StreamError too: the mcp library then fails the one call and keeps the connection.
+    # Errors of a stream, too: the mcp library then fails the one call with these words and keeps the
+    # connection.
     code = "answer_too_large"
     retryable = False
 
@@ -254,13 +255,18 @@ class GuardedBackend2(_Guard[httpcore2.AsyncNetworkStream], httpcore2.AsyncNetwo
     _network = httpcore2.AnyIOBackend()
 
 
-_ENDS = {"text/event-stream": (b"\n\n", b"\r\r", b"\r\n\r\n"), "application/x-ndjson": (b"\n",)}
+_ENDS = {
+    "text/event-stream": re.compile(rb"\r\n\r\n|\n\n|\r\r"),
+    "application/x-ndjson": re.compile(rb"\n"),
+}
 
 
 class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
     """A response body that ends with an error once it, or one event in it, is too large."""
 
-    def __init__(self, stream: Any, *, max_total: float, max_event: float, ends: Sequence[bytes]) -> None:
+    def __init__(
+        self, stream: Any, *, max_total: float, max_event: float, ends: re.Pattern[bytes] | None
+    ) -> None:
         self._stream = stream
         self._max_total = max_total
         self._max_event = max_event
@@ -270,29 +276,38 @@ class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
         """Yield the body."""
         total, event, tail = 0, 0, b""
         async for chunk in self._stream:
-            text = tail + chunk
-            last = max((text.rfind(end) for end in self._ends), default=-1)
-            event, tail = len(text) - last if last >= 0 else event + len(chunk), text[-3:]
             total += len(chunk)
-            if total > self._max_total or event > self._max_event:
+            largest, event = self._events(tail + chunk, event - len(tail))
+            tail = (tail + chunk)[-3:]
+            if total > self._max_total or largest > self._max_event:
                 raise AnswerTooLarge
             yield chunk
+
+    def _events(self, text: bytes, before: int) -> tuple[int, int]:
+        """Return the sizes of the largest and of the last event, so many bytes of which came before."""
+        largest = 0
+        for end in self._ends.finditer(text) if self._ends else ():
+            largest = max(largest, before + end.end())
+            before = -end.end()
+        last = before + len(text)
+        return max(largest, last), last
 
     async def aclose(self) -> None:
         """Close the connection or give it back."""
         await self._stream.aclose()
 
 
-def _capped(response: Any, accept: str, max_bytes: int) -> _Capped:
+def _capped(response: Any, accept: str, max_bytes: int, max_event: int | None = None) -> _Capped:
     """Return a response's body; of a stream that was asked for, only each event is limited."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    ends = _ENDS.get(kind, ()) if response.is_success else ()
+    ends = _ENDS.get(kind) if response.is_success else None
     total: float = max_bytes
     if ends:  # who does not ask for events may read all of them before looking; models stream like that
         total = math.inf if kind in accept else 8 * max_bytes
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
         total = 0  # how large it is, is known only when it is too late
-    return _Capped(response.stream, max_total=total, max_event=max_bytes, ends=ends)
+    most = max_event if ends and max_event else max_bytes
+    return _Capped(response.stream, max_total=total, max_event=most, ends=ends)
 
 
 _tls = cache(httpx2.create_ssl_context)  # takes 20 ms: once per process, and not at import
@@ -325,13 +340,24 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
 
 
 class GuardedTransport2(httpx2.AsyncHTTPTransport):
-    """The same of httpx2."""
+    """The same of httpx2.
+
+    Args:
+        policy: As above, like all others but one.
+        max_event: Largest event of an event stream, if that is not `max_bytes`.
+    """
 
     def __init__(
-        self, policy: Policy | None, *, max_bytes: int = MAX_BODY_BYTES, resolver: Resolver = resolve
+        self,
+        policy: Policy | None,
+        *,
+        max_bytes: int = MAX_BODY_BYTES,
+        max_event: int | None = None,
+        resolver: Resolver = resolve,
     ) -> None:
         super().__init__(verify=_tls(), trust_env=False)
         self._max_bytes = max_bytes
+        self._max_event = max_event
         if policy is not None:  # the parent has no parameter for it
             guard = GuardedBackend2(policy, resolver)
             self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
@@ -340,7 +366,8 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         """Send a request."""
         request.headers["accept-encoding"] = "identity"
         response = await super().handle_async_request(request)
-        response.stream = _capped(response, request.headers.get("accept", ""), self._max_bytes)
+        accept = request.headers.get("accept", "")
+        response.stream = _capped(response, accept, self._max_bytes, self._max_event)
         return response
 
 
@@ -367,8 +394,9 @@ def guarded_client2(
     headers: Mapping[str, str] | None = None,
     timeout: httpx2.Timeout | float | None,
     max_bytes: int = MAX_BODY_BYTES,
+    max_event: int | None = None,
     resolver: Resolver = resolve,
 ) -> httpx2.AsyncClient:
     """Return the same for MCP servers and their OAuth discovery, with headers for every request."""
-    transport = GuardedTransport2(policy, max_bytes=max_bytes, resolver=resolver)
+    transport = GuardedTransport2(policy, max_bytes=max_bytes, max_event=max_event, resolver=resolver)
     return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)

@@ -65,6 +65,7 @@ class Ownership:
         self._shop = workshop
         self._store = workshop.store
         self._heart = heart
+        heart.full = lambda: workshop.full
         self._tasks = tasks
         self._lock_ttl = lock_ttl
         self._lock_retries = lock_retries
@@ -95,6 +96,17 @@ class Ownership:
         if not self.leaving:
             await self._take(user, lease, why)
         return None
+
+    async def has_room(self, user: str) -> bool:
+        """Tell whether the worker that serves the user, or is about to, takes a further turn now.
+
+        What another worker has said may be a second old; what comes in between waits there for a place.
+        """
+        if user not in self._actors:
+            lease = await self._store.leases.get(user)
+            if lease and lease.worker not in ("", self.worker):
+                return not await self._store.leases.full(lease.worker)
+        return not self._shop.full
 
     @property
     def late(self) -> bool:
@@ -163,7 +175,7 @@ class Ownership:
     async def _claim(self, user: str, seen: Lease | None, why: Claim) -> None:
         taking = not self.leaving
         # The store may have forgotten that this worker is alive.
-        beat = self._store.leases.beat(self.worker, BEAT_TTL, taking=taking)
+        beat = self._store.leases.beat(self.worker, BEAT_TTL, taking=taking, full=self._shop.full)
         epoch, _ = await asyncio.gather(self._draw(user, seen), beat)
         lease = await self._lease(user, seen, epoch)
         if lease is None:

@@ -20,7 +20,14 @@ from mcp_chat.catalogue import DEMO, DEMO_ENTRY, CatalogueEntry
 from mcp_chat.config import ModelConfig
 from mcp_chat.demo.model import DemoModel
 from mcp_chat.exceptions import InvalidRequest
-from mcp_chat.netguard import GuardedTransport, Policy, check_url, guarded_client, guarded_client2
+from mcp_chat.netguard import (
+    MAX_BODY_BYTES,
+    GuardedTransport,
+    Policy,
+    check_url,
+    guarded_client,
+    guarded_client2,
+)
 from mcp_chat.servers import is_header_value
 
 OWN = ("openai", "ollama")
@@ -59,6 +66,7 @@ class Providers:
         policy: Which addresses a user's own model server may have.
         ollama_url: Where Ollama may answer; empty for never.
         silence: Seconds a model server may be silent.
+        max_answer: Bytes of its answer, or of one event of it.
         environ: Where the keys are.
     """
 
@@ -69,12 +77,14 @@ class Providers:
         policy: Policy,
         ollama_url: str,
         silence: float,
+        max_answer: int = MAX_BODY_BYTES,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._entries = tuple(entries)
         self._policy = policy
         self._ollama_url = ollama_url
         self._silence = silence
+        self._max_answer = max_answer
         self._environ = environ
         self._ollama: tuple[CatalogueEntry, ...] = ()
         self._probed = -_PROBE_EVERY
@@ -154,11 +164,11 @@ class Providers:
         policy = None if config.operator else self._policy
         hooks: dict[str, Any] = {"request": [] if config.operator else [_send_only(config.api_key)]}
         if config.provider == "openai":
-            client = guarded_client2(policy, timeout=self._silence)
+            client = guarded_client2(policy, timeout=self._silence, max_bytes=self._max_answer)
             client.event_hooks = hooks
             return {"http_async_client": client}, client.aclose
         if config.provider == "ollama":
-            transport = GuardedTransport(policy)
+            transport = GuardedTransport(policy, max_bytes=self._max_answer)
             options = {"transport": transport, "event_hooks": hooks}
             return {
                 "async_client_kwargs": {**options, "trust_env": False, "follow_redirects": False}
@@ -219,7 +229,7 @@ class Providers:
     async def _probe(self) -> tuple[CatalogueEntry, ...]:
         """Ask Ollama for its models; nothing there is the usual case."""
         try:
-            async with guarded_client(None, timeout=1.0) as http:
+            async with guarded_client(None, timeout=1.0, max_bytes=self._max_answer) as http:
                 answer = await http.get(f"{self._ollama_url.rstrip('/')}/api/tags")
             names = [str(model["name"]) for model in answer.raise_for_status().json()["models"]]
         except (httpx.HTTPError, ValueError, LookupError, TypeError):

@@ -250,6 +250,64 @@ class Settings(BaseSettings):
         alias="MCP_CHAT_UPLOAD_QUOTA_BYTES",
         description="All files of a user together, in bytes.",
     )
+    max_header_bytes: int = Field(
+        65_536,
+        ge=1024,
+        alias="MCP_CHAT_MAX_HEADER_BYTES",
+        description="Largest head of a request, line and headers, in bytes.",
+    )
+    max_sessions: int = Field(
+        10_000, ge=1, alias="MCP_CHAT_MAX_SESSIONS", description="Most conversations of a user."
+    )
+    max_servers: int = Field(
+        8, ge=1, alias="MCP_CHAT_MAX_SERVERS", description="Most MCP servers a user is connected to."
+    )
+    max_tools: int = Field(256, ge=1, alias="MCP_CHAT_MAX_TOOLS", description="Most tools of one server.")
+    max_tool_bytes: int = Field(
+        65_536,
+        ge=256,
+        alias="MCP_CHAT_MAX_TOOL_BYTES",
+        description="Largest definition of one tool, in bytes.",
+    )
+    max_schema_depth: int = Field(
+        32, ge=1, alias="MCP_CHAT_MAX_SCHEMA_DEPTH", description="Deepest nesting of a tool's schema."
+    )
+    max_result_bytes: int = Field(
+        1_048_576,
+        ge=1024,
+        alias="MCP_CHAT_MAX_RESULT_BYTES",
+        description="Largest result of a tool call, in bytes.",
+    )
+    max_event_bytes: int = Field(
+        2_097_152,
+        ge=1024,
+        alias="MCP_CHAT_MAX_EVENT_BYTES",
+        description="Largest event of an MCP server's event stream, in bytes.",
+    )
+    max_answer_bytes: int = Field(
+        8_388_608,
+        ge=1024,
+        alias="MCP_CHAT_MAX_ANSWER_BYTES",
+        description="Largest answer of an MCP or model server, in bytes.",
+    )
+    parallel_calls: int = Field(
+        8, ge=1, alias="MCP_CHAT_PARALLEL_CALLS", description="Tool calls of one turn at a time."
+    )
+    queue_length: int = Field(
+        16, ge=1, alias="MCP_CHAT_QUEUE_LENGTH", description="Messages of a user that may wait."
+    )
+    requests_per_minute: int = Field(
+        600,
+        ge=0,
+        alias="MCP_CHAT_REQUESTS_PER_MINUTE",
+        description="Requests of a user in a minute. 0: any number.",
+    )
+    max_turns: int = Field(
+        256, ge=1, alias="MCP_CHAT_MAX_TURNS", description="Turns that one worker runs at a time."
+    )
+    max_user_turns: int = Field(
+        4, ge=1, alias="MCP_CHAT_MAX_USER_TURNS", description="Turns of one user that run at a time."
+    )
     connect_timeout: float = Field(
         15,
         gt=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import mcp_types as mcp
 import orjson
 
+from mcp_chat.limits import ServerLimits
 from mcp_chat.message import wellformed
 
 MAX_RESULT = 32_768
@@ -26,6 +28,7 @@ _UNSEEN = re.compile(
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME = 64
+_LONGEST_NAME = 256
 _PROSE = ("title", "description", "$comment")
 
 
@@ -62,6 +65,7 @@ def named(
     """Return a server's tools under names that are unique and fit every provider.
 
     Args:
+        tools: As `listed` gives them.
         safe: Remote names of tools that may be called again when the outcome of a call is not known.
         trust_read_only: Whether those that the server calls read-only are among them.
     """
@@ -71,7 +75,7 @@ def named(
             name=_unique(alias, tool.name, taken),
             alias=alias,
             remote_name=tool.name,
-            description=_seen(tool.description or tool.title or "")[:MAX_DESCRIPTION],
+            description=tool.description or "",
             schema=_described(tool.input_schema),
             safe=tool.name in safe or (trust_read_only and _says_read_only(tool)),
         )
@@ -97,6 +101,47 @@ def _described(schema: Any) -> Any:
             return schema
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A tool as its server lists it, without what is not used, and the limit that it is over."""
+
+    tool: mcp.Tool
+    fault: str | None
+
+
+def listed(tool: mcp.Tool, limits: ServerLimits) -> Listed:
+    """Return what is kept of a definition; of one over a limit little more than its name."""
+    description = _seen(tool.description or tool.title or "")[:MAX_DESCRIPTION]
+    fault = _fault(tool.name, description, tool.input_schema, limits)
+    kept = mcp.Tool(
+        name=tool.name[:_LONGEST_NAME] if fault else tool.name,
+        description=description,
+        input_schema={} if fault else tool.input_schema,
+        annotations=mcp.ToolAnnotations(read_only_hint=_says_read_only(tool)),
+    )
+    return Listed(kept, fault)
+
+
+def _fault(name: str, description: str, schema: Mapping[str, Any], limits: ServerLimits) -> str | None:
+    if deeper(schema, limits.schema_depth):  # first: what is too deep cannot be written down either
+        return f"its schema is nested more than {limits.schema_depth} levels deep"
+    definition = json.dumps([name, description, schema], ensure_ascii=False)
+    if len(definition.encode("utf-8", "surrogatepass")) > limits.tool_bytes:
+        return f"its definition is larger than {limits.tool_bytes} bytes"
+    return None
+
+
+def deeper(value: Any, limit: int) -> bool:
+    """Tell whether more objects and lists than these stand within each other; takes any depth."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [each for each in level if isinstance(each, Mapping | list)]
+        if not level:
+            return False
+        level = [inner for each in level for inner in (each.values() if isinstance(each, Mapping) else each)]
+    return True
+
+
 def _says_read_only(tool: mcp.Tool) -> bool:
     return tool.annotations is not None and tool.annotations.read_only_hint is True
 
@@ -116,12 +161,34 @@ def _unique(alias: str, name: str, taken: set[str]) -> str:
     return safe
 
 
-def result(answer: mcp.CallToolResult) -> ToolResult:
-    """Return a server's answer as text, shortened with a note that says so."""
+def result(answer: mcp.CallToolResult, *, limit: int) -> ToolResult:
+    """Return a server's answer as text, shortened with a note that says so.
+
+    Args:
+        limit: Bytes of an answer that is read at all.
+    """
+    if _size(answer) > limit:
+        text = f"The tool's result is larger than {limit} bytes and was not read. Ask it for less at once."
+        return ToolResult(text=text, failed=True)
     text = wellformed("\n".join(_part(part) for part in answer.content))
     if not text and answer.structured_content is not None:
         text = orjson.dumps(answer.structured_content).decode()
     return ToolResult(text=shortened(text), failed=bool(answer.is_error))
+
+
+def _size(answer: mcp.CallToolResult) -> int:
+    """Return the bytes of what an answer holds, without its frame."""
+    structured = answer.structured_content
+    texts = [json.dumps(structured, ensure_ascii=False)] if structured is not None else []
+    for part in answer.content:
+        match part:
+            case mcp.EmbeddedResource(resource=mcp.TextResourceContents(text=text)):
+                texts.append(text)
+            case mcp.EmbeddedResource(resource=mcp.BlobResourceContents(blob=text)):
+                texts.append(text)
+            case mcp.TextContent(text=text) | mcp.ImageContent(data=text) | mcp.AudioContent(data=text):
+                texts.append(text)
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
 def shortened(text: str) -> str:

@@ -48,7 +48,6 @@ from mcp_chat.tools import ToolResult
 
 log = structlog.get_logger()
 
-PARALLEL_CALLS = 8
 NO_RESULT = ToolResult(text="No result: the turn ended before the call did.", failed=True)
 UNKNOWN = ToolResult(
     text="Outcome unknown: the worker that made this call stopped before it had the result. It may have "
@@ -82,6 +81,7 @@ class Terms:
         prepare: Gives the agent and the tools; may take a while, may fail.
         held: Returns when this worker may call a tool, or raises `StoreUnavailable`.
         limit: Seconds the turn may take.
+        parallel_calls: Tool calls that are made at a time.
         budget: How much of the conversation the model is shown.
     """
 
@@ -93,6 +93,7 @@ class Terms:
     held: Callable[[], Awaitable[None]]
     metrics: Metrics
     limit: float
+    parallel_calls: int
     budget: Budget
 
 
@@ -133,7 +134,7 @@ class Turn:
         self._untold: dict[str, MessageAdded] = {}
         self._writing: set[asyncio.Task[Message]] = set()
         self._toolbox = Toolbox(())
-        self._calls = anyio.CapacityLimiter(PARALLEL_CALLS)
+        self._calls = anyio.CapacityLimiter(terms.parallel_calls)
         self._began = time.monotonic()
 
     async def run(self, *, why_cancelled: Callable[[], Final | None]) -> None:

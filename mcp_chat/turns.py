@@ -1,4 +1,7 @@
-"""The turns of one user at their owner: one at a time in a session, in the order of their messages."""
+"""The turns of one user at their owner: one at a time in a session, in the order of their messages.
+
+Of all sessions only some run at a time, so that one user does not take all of the worker's places.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass, field
 
 import anyio
 import structlog
+from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
 from mcp_chat.commands import Send
@@ -24,7 +28,7 @@ CALL_LIMIT = 10.0
 
 @dataclass(slots=True)
 class Running:
-    """A turn that runs or waits for its session's turn to end.
+    """A turn that runs or waits: for its session's turn to end, and then for a place.
 
     Attributes:
         before: Set when the turn before it in its session has ended.
@@ -66,12 +70,18 @@ class Turns:
     Args:
         tasks: Runs them, whoever reads them.
         make: Makes a turn of a message.
+        at_once: Turns of this user that run at a time.
+        places: Those of the worker, for all users. Whoever waits is let in in the order of coming.
     """
 
-    def __init__(self, tasks: TaskGroup, make: Make, metrics: Metrics) -> None:
+    def __init__(
+        self, tasks: TaskGroup, make: Make, metrics: Metrics, *, at_once: int, places: CapacityLimiter
+    ) -> None:
         self._tasks = tasks
         self._metrics = metrics
         self._make = make
+        self._own_places = CapacityLimiter(at_once)
+        self._places = places
         self._running: dict[str, Running] = {}
 
     def __len__(self) -> int:
@@ -134,8 +144,9 @@ class Turns:
             with running.scope:
                 if running.before:
                     await running.before.wait()
-                running.began = True
-                await self._begin(running)
+                async with self._own_places, self._places:
+                    running.began = True
+                    await self._begin(running)
         finally:
             if not running.began and running.stopped:
                 await self._decline(running)

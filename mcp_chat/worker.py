@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from mcp_chat.process import ORPHAN_LIMIT, die_with_parent
 
 REQUESTS_LIMIT: Final = 20  # seconds open requests get; then they are cancelled and the lifespan ends
 STOP_LIMIT: Final = 30  # seconds until the process ends in any case, gunicorn's `graceful_timeout`
-HEAD_LIMIT: Final = 64 * 1024  # bytes of a request's line and headers
+HEAD_LIMIT: Final = 64 * 1024  # bytes of a request's line and headers, if nothing else is set
 
 
 def worker_name(host: str, master: int, age: int) -> str:
@@ -31,27 +32,46 @@ def worker_name(host: str, master: int, age: int) -> str:
 
 
 class Protocol(HttpToolsProtocol):
-    """Refuses a head without end; httptools itself would collect it all."""
+    """Refuses a head without end; httptools itself would collect it all.
+
+    Args:
+        head_limit: Bytes of a request's line and headers.
+    """
 
     _head = 0
     _in_head = True
     _had_end = False
+    _refused = False
+
+    def __init__(self, *args: Any, head_limit: int = HEAD_LIMIT, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_limit = head_limit
 
     def data_received(self, data: bytes) -> None:
         self._had_end = False
         super().data_received(data)
         if self._in_head and not self._had_end:  # what came with the end of a head or body is mostly a body
             self._head += len(data)
-            if self._head > HEAD_LIMIT and not self.transport.is_closing():
-                self.send_400_response("The request's headers are too large.")
+            if self._head > self._head_limit and not self.transport.is_closing():
+                self._refused = True
+                self.send_400_response("")
 
     def on_headers_complete(self) -> None:
         self._in_head, self._had_end = False, True
+        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if len(self.url) + lines > self._head_limit:  # it may have come in one piece with its end
+            self._refused = True
+            raise ValueError("too large")  # the parser stops, and the request is answered as below
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_head, self._head, self._had_end = True, 0, True
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._refused:
+            msg = f"The request's headers are larger than {self._head_limit} bytes."
+        super().send_400_response(msg)
 
 
 class DrainingServer(Server):
@@ -85,6 +105,8 @@ class DrainingServer(Server):
 class Worker(UvicornWorker):  # type: ignore[misc]
     """A worker whose application has a `Drain` at ``app.state.drain``.
 
+    The application may say how large a request's head may be, at ``app.state.max_header_bytes``.
+
     Attributes:
         deaths: Where `mcp_chat.deaths.heard` hears of other workers' ends; goes to ``app.state.deaths``.
     """
@@ -111,6 +133,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         die_with_parent(self.ppid, signal.SIGTERM)
         self.config.app = self.wsgi
         self.wsgi.state.deaths = self.deaths
+        limit = getattr(self.wsgi.state, "max_header_bytes", HEAD_LIMIT)
+        self.config.http = partial(Protocol, head_limit=limit)
         server = DrainingServer(self.config, self.wsgi.state.drain)
         # gunicorn's word for "at once"; uvicorn-worker's own handler would not stop the server
         loop = asyncio.get_running_loop()

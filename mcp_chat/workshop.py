@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from anyio import CapacityLimiter
+
 from mcp_chat.config import ServerConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection
@@ -24,6 +26,9 @@ class Workshop:
     Attributes:
         held: Tells whether this worker may believe that the others know it to be alive.
         deliver: Takes events that are in the log, for readers on this worker.
+        parallel_calls: Tool calls of one turn at a time.
+        user_turns: Turns of one user at a time.
+        places: Those of this worker's turns, for all users.
         session_ttl: Seconds for which what is left of a user who disconnects stays in the store.
     """
 
@@ -40,11 +45,19 @@ class Workshop:
     turn_timeout: float
     model_timeout: float
     tool_rounds: int
+    parallel_calls: int
+    user_turns: int
+    places: CapacityLimiter
     idle_timeout: float
     session_ttl: int
     budget: Budget
     keep_history: bool
     summary: bool
+
+    @property
+    def full(self) -> bool:
+        """Whether this worker runs as many turns as it may."""
+        return self.places.available_tokens <= 0
 
     async def is_latest(self, lease: Lease) -> bool:
         """Tell whether nobody has drawn an epoch since; without a record the store's word is all there is."""

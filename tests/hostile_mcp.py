@@ -363,6 +363,8 @@ def _answered(manner: str, asked: dict[str, Any]) -> Any:  # noqa: PLR0912 - one
         case "endless-pages":
             n = int(cursor or 0)
             return {"tools": [_tool(f"tool-{n}")], "nextCursor": str(n + 1)}
+        case "ever-new-cursors":
+            return {"tools": [], "nextCursor": str(int(cursor or 0) + 1)}
         case "one-cursor-for-ever":
             return {"tools": [], "nextCursor": "again"}
         case "odd-names":

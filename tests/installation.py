@@ -63,6 +63,7 @@ class Installation:
             "MCP_CHAT_MODELS_FILE": str(models),
             "MCP_CHAT_SERVERS_FILE": str(listed),
             "OLLAMA_BASE_URL": "off",
+            "MCP_CHAT_REQUESTS_PER_MINUTE": "1000000",  # counted, and never too many
             "GUNICORN_WORKERS": str(workers),
             **env,
         }

@@ -24,17 +24,21 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0
 
 
 @contextlib.contextmanager
-def running(app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2) -> Iterator[str]:
+def running(
+    app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2, http: Any = "auto"
+) -> Iterator[str]:
     """Serve an application; give its base URL.
 
     Args:
         grace: Seconds that open requests get at the end.
+        http: What speaks HTTP, if not uvicorn's own.
     """
     listener = socket.create_server((host, port))
     config = uvicorn.Config(
         app,
         log_config=None,
         lifespan="on",
+        http=http,
         timeout_graceful_shutdown=grace,
         timeout_keep_alive=1,
         proxy_headers=False,  # as in our own worker

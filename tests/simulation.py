@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from random import Random
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal, cast
 from unittest.mock import patch
 
@@ -35,6 +35,7 @@ from mcp_chat.config import CONFIG, ModelConfig, ServerConfig, UserConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection
 from mcp_chat.context import Budget
+from mcp_chat.deed import Deed
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.events import Entry, Event, Final, TextDelta, is_final, order
 from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
@@ -297,6 +298,9 @@ class SimArchive:
     async def epoch(self, user: str) -> int:
         return self.epochs[user]
 
+    async def note(self, user: str, deed: Deed) -> None:
+        """Put a deed into a trail that nobody reads here."""
+
     async def next_epoch(self, user: str, floor: int) -> int:
         self.epochs[user] = max(self.epochs[user] + 1, floor)
         return self.epochs[user]
@@ -490,6 +494,9 @@ class Process:
             turn_timeout=60,
             model_timeout=30,
             tool_rounds=8,
+            parallel_calls=8,
+            user_turns=4,
+            places=anyio.CapacityLimiter(self.world.turns),
             idle_timeout=self.world.idle_timeout,
             session_ttl=3600,
             budget=budget,
@@ -546,6 +553,7 @@ class Line:
         Tool(name=f"t__{name}", alias="t", remote_name=name, description="", schema={}, safe=name == "safe")
         for name in ("once", "safe")
     )
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, process: Process, server: ServerConfig) -> None:
         self._process = process
@@ -653,10 +661,17 @@ class World:
         archive: Whether there is a database.
         idle_timeout: Seconds after which an actor rests.
         fencing: Whether stores refuse what an earlier epoch writes.
+        turns: That each worker runs at a time.
     """
 
     def __init__(
-        self, *, seed: int = 0, archive: bool = True, idle_timeout: float = 3600, fencing: bool = True
+        self,
+        *,
+        seed: int = 0,
+        archive: bool = True,
+        idle_timeout: float = 3600,
+        fencing: bool = True,
+        turns: int = 256,
     ) -> None:
         self.loop = VirtualLoop()
         self.random = Random(seed)
@@ -668,6 +683,7 @@ class World:
             self.archive.fencing = fencing
         self.metrics = Metrics()
         self.idle_timeout = idle_timeout
+        self.turns = turns
         self.over = False
         self.workers: list[Process] = []
         self.logs: list[Any] = []

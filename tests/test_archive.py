@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from structlog.testing import CapturingLogger
 
-from mcp_chat.exceptions import ChatError, Fenced, SettingsError, StoreUnavailable, TooLarge
+from mcp_chat.exceptions import ChatError, Fenced, SettingsError, StoreUnavailable, TooLarge, TooManySessions
 from mcp_chat.message import Message, ToolCall, Usage
 from mcp_chat.record import Record
 from mcp_chat.session import Session
@@ -907,6 +907,31 @@ async def test_an_imported_session_is_as_it_was(archive: Archive, name: str) -> 
     with pytest.raises(StoreUnavailable):
         await archive.import_session(name, session)
     assert await contents(archive, name, session.id) == ["a"]
+
+
+async def test_a_user_has_no_more_sessions_than_allowed_however_many_are_added_at_once(
+    archive: SQLArchive, name: str
+) -> None:
+    refused: list[str] = []
+
+    async def bring(messages: tuple[Message, ...]) -> None:
+        try:
+            await archive.import_session(name, Session(messages=messages), most=4)
+        except TooManySessions as error:
+            refused.append(error.code)
+
+    async with anyio.create_task_group() as tasks:
+        for n in range(9):
+            tasks.start_soon(bring, tuple(said("a")) if n % 2 else ())
+    assert refused == ["too_many_sessions"] * 5
+    assert [await archive.has_sessions(name, number) for number in (1, 4, 5)] == [True, True, False]
+    assert not await archive.has_sessions(f"{name}2", 1)
+    kept = await rows_in(archive, "chat_message", "user_key", name)
+    assert kept == sum(
+        [await archive.count(name, session.id) for session in await archive.sessions(name, limit=9)]
+    ), "nothing is left of those that were refused"
+    await archive.import_session(name, Session(messages=tuple(said("b"))))
+    assert await archive.has_sessions(name, 5), "an operator may add more"
 
 
 async def test_an_import_that_fails_leaves_nothing_behind(archive: SQLArchive, name: str) -> None:

@@ -27,6 +27,7 @@ from mcp_chat.config import ServerConfig
 from mcp_chat.connections import Connection, Dialer
 from mcp_chat.deed import Deed
 from mcp_chat.events import Cancelled, Entry, TextDelta
+from mcp_chat.limits import ServerLimits
 from mcp_chat.message import Message, Usage
 from mcp_chat.netguard import Policy
 from mcp_chat.session import Session
@@ -462,7 +463,8 @@ class Told:
         return f"{token}: {text}"
 
 
-DIALER = Dialer(Policy(()), timeout=5, silence=5)
+LIMITS = ServerLimits()
+DIALER = Dialer(Policy(()), timeout=5, silence=5, limits=LIMITS)
 SERVED: dict[str, tuple[str, str, Callable[[MCPServer], Any]]] = {
     "sessions": ("streamable_http", "/mcp", lambda server: server.streamable_http_app(max_sessions=None)),
     "stateless": (
@@ -491,7 +493,7 @@ async def connected(url: str, transport: Any, *users: str) -> AsyncIterator[list
         opened = []
         for user in users:
             server = ServerConfig(alias="t", url=url, transport=transport, auth_token=user, operator=True)
-            connection = Connection(server, DIALER, connect_timeout=5, tool_timeout=5)
+            connection = Connection(server, DIALER, connect_timeout=5, tool_timeout=5, limits=LIMITS)
             await tasks.start(connection.run)
             opened.append(connection)
         yield opened
@@ -545,7 +547,7 @@ async def test_a_connection_cancelled_at_every_await_of_its_opening_harms_no_oth
 
     async def begin() -> Work:
         server = ServerConfig(alias="t", url=url, transport=transport, auth_token="a", operator=True)
-        connection = Connection(server, DIALER, connect_timeout=5, tool_timeout=5)
+        connection = Connection(server, DIALER, connect_timeout=5, tool_timeout=5, limits=LIMITS)
         return opened_and_closed(connection)
 
     async with connected(url, transport, "b") as (bystander,):

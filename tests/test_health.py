@@ -94,6 +94,7 @@ def test_a_worker_that_is_about_to_stop_is_not_ready(settings: Callable[..., Set
             503,
             {"status": "not ready", "store": "ok", "database": "ok", "worker": "draining"},
         )
+        assert httpx.get(f"{url}/readyz").headers["retry-after"] == "1"
         assert get(url, "/livez") == (200, {"status": "alive"})
 
 

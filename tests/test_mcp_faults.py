@@ -15,8 +15,9 @@ from mcp.server import MCPServer
 
 from mcp_chat import connections
 from mcp_chat.config import ServerConfig
-from mcp_chat.connections import MAX_PAGES, MAX_TOOLS, Connection
+from mcp_chat.connections import Connection
 from mcp_chat.demo.server import build_app
+from mcp_chat.limits import ServerLimits
 from mcp_chat.netguard import GuardedBackend2
 from mcp_chat.tools import MAX_RESULT
 from tests.faults import Stage, fit, refused, staged, usable, well_formed, within
@@ -217,21 +218,18 @@ def test_a_server_without_tools_is_one_to_connect_to(
     usable(alice, model)
 
 
-@pytest.mark.parametrize(
-    ("manner", "count"),
-    [
-        ("one-thousand-tools", MAX_TOOLS),
-        ("endless-pages", MAX_PAGES),
-        ("one-cursor-for-ever", 0),
-    ],
-)
-def test_a_list_of_tools_has_an_end(
-    alice: Person, model: ModelServer, servers: HostileMCP, hostile: str, manner: str, count: int
+def test_a_list_of_too_many_tools_is_refused(alice: Person, servers: HostileMCP, hostile: str) -> None:
+    server = {"url": f"{hostile}/one-thousand-tools", "alias": "many"}
+    detail = refused(alice.post("connect", llm={"model": "openai:scripted"}, server=server), 422)
+    assert detail == "The server many lists more than 256 tools. Connect to one with fewer."
+
+
+def test_a_cursor_that_comes_again_ends_the_list_of_tools(
+    alice: Person, model: ModelServer, servers: HostileMCP, hostile: str
 ) -> None:
-    with within(LIMIT + 3):
-        connected = alice.connect(server={"url": f"{hostile}/{manner}"})
-    assert connected["tool_count"] == len(set(connected["tools"])) == count
-    assert len(servers.requests) <= MAX_PAGES + 5
+    connected = alice.connect(server={"url": f"{hostile}/one-cursor-for-ever"})
+    assert (connected["tool_count"], connected["tools"]) == (0, [])
+    assert len(servers.requests) <= 2 + 5
     usable(alice, model)
 
 
@@ -613,7 +611,9 @@ class FarSide:
 async def connected(far: FarSide, *, connect_timeout: float = 5) -> AsyncIterator[Connection]:
     """A connection to the far side, in a task of its own as at an actor."""
     server = ServerConfig(alias="far", url="http://far.example/mcp")
-    connection = Connection(server, far, connect_timeout=connect_timeout, tool_timeout=connect_timeout)
+    connection = Connection(
+        server, far, connect_timeout=connect_timeout, tool_timeout=connect_timeout, limits=ServerLimits()
+    )
     async with anyio.create_task_group() as tasks:
         await tasks.start(connection.run)
         yield connection

@@ -22,7 +22,6 @@ from hypothesis.stateful import (
 )
 
 from mcp_chat.commands import Cancel, Disconnect, Send
-from mcp_chat.dispatch import MAX_WAITING
 from mcp_chat.events import (
     Connected,
     Discarded,
@@ -916,7 +915,7 @@ def test_a_message_that_the_record_has_is_taken_whatever_the_inbox_has_no_room_f
         assert world.until(lambda: bool(refused.error), 1)
         world.run(0.2)
         owner.stop()
-        for n in range(MAX_WAITING + 1):
+        for n in range(17):
             accept(world, other, Send(id=f"n{n}", run=f"n{n}", session_id="t", text="1"))
         again = accept(world, other, send)
         owner.go_on()
@@ -933,3 +932,39 @@ def test_readers_have_what_was_recorded_and_not_told_although_the_turn_is_stoppe
         assert world.until(lambda: asked.final is not None, 30)
         assert outcome(asked.final) == ("turn_finished", "", True)
         assert heard(asked.seen) == "w00 w01 w02 "
+
+
+def test_a_turn_of_a_dead_worker_waits_for_a_place_where_a_new_one_is_refused() -> None:
+    with World(turns=1) as world:
+        owner, other = serving(world)
+        world.do(other.dispatch.outcome("bob", world.connect("bob")))
+        bobs = world.ask(other, "bob", Send(id="b", run="rb", session_id="s", text="400"))
+        anns = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="9 once 9"))
+        assert world.until(lambda: bool(heard(anns.seen) and heard(bobs.seen)), 5)
+        owner.kill()
+        assert world.until(lambda: "ann" in other.ownership._actors, 30)
+        world.run(1)
+        assert (anns.final, bobs.final) == (None, None)
+        refused = world.ask(other, "bob", Send(id="n", run="rn", session_id="t", text="1"))
+        assert world.until(lambda: bool(refused.error), 5)
+        assert refused.accepted is None
+        assert world.until(lambda: anns.final is not None, 120)
+        assert (outcome(anns.final)[0], outcome(bobs.final)[0]) == ("turn_finished", "turn_finished")
+        logged = [(each.entry.command_id, each.worker) for each in world.journal.logged["ann"]]
+        assert ("m", other.name) in logged
+
+
+def test_a_message_for_a_worker_without_a_place_is_refused_wherever_it_is_sent() -> None:
+    with World(turns=1) as world:
+        owner, other = serving(world)
+        anns = world.ask(owner, "ann", Send(id="m", run="r", session_id="s", text="100"))
+        assert world.until(lambda: heard(anns.seen) != "", 5)
+        world.run(1.5)  # a heartbeat
+        for n, worker in enumerate((owner, other)):
+            refused = world.ask(worker, "ann", Send(id=f"n{n}", run=f"n{n}", session_id="t", text="1"))
+            assert world.until(lambda: bool(refused.error), 5)  # noqa: B023 - used at once
+            assert refused.accepted is None
+        assert world.until(lambda: anns.final is not None, 30)
+        world.run(1.5)
+        later = world.ask(other, "ann", Send(id="n1", run="n1", session_id="t", text="1"))
+        assert world.until(lambda: isinstance(later.final, TurnFinished), 30)

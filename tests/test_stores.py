@@ -22,7 +22,7 @@ from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable
 from mcp_chat.identity import user_key
 from mcp_chat.message import Message
 from mcp_chat.stores.base import START, Bell, Lease, Store, Waiting, log_bell
-from mcp_chat.stores.memory import MemoryStore
+from mcp_chat.stores.memory import MemoryRates, MemoryStore
 from mcp_chat.stores.redis import RedisStore, open_redis, owner_key
 from tests.proxy import proxied
 
@@ -1021,6 +1021,65 @@ async def test_a_backend_that_works_answers_its_ping(store: Store) -> None:
     await store.ping()
 
 
+# Rates
+
+
+async def test_a_minutes_worth_of_requests_may_come_at_once_and_no_more(store: Store, name: str) -> None:
+    assert [await store.rates.take(name, per_minute=7) for _ in range(7)] == [0] * 7
+    waits = [await store.rates.take(name, per_minute=7) for _ in range(2)]
+    assert all(60 / 7 - 3 < wait <= 60 / 7 for wait in waits), "what is refused is not counted"
+    assert await store.rates.take(f"{name}-other", per_minute=7) == 0
+
+
+async def test_who_has_waited_as_long_as_was_said_may_ask_again(store: Store, name: str) -> None:
+    assert await store.rates.take(name, per_minute=1) == 0
+    wait = await store.rates.take(name, per_minute=600)
+    assert 0 < wait <= 0.1
+    await anyio.sleep(wait)
+    assert await store.rates.take(name, per_minute=600) == 0
+
+
+async def test_requests_that_come_together_are_each_counted(store: Store, name: str) -> None:
+    waits: list[float] = []
+
+    async def take() -> None:
+        waits.append(await store.rates.take(name, per_minute=10))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(take)
+    assert waits.count(0) == 10
+
+
+async def test_whoever_has_not_asked_for_a_minute_leaves_nothing_behind(
+    valkey: RedisStore, client: Redis, name: str
+) -> None:
+    for _ in range(9):
+        await valkey.rates.take(name, per_minute=3)
+    assert await keys_of(client, name) == [f"chat:rate:{{{name}}}"]
+    assert 50_000 < await client.pttl(f"chat:rate:{{{name}}}") <= 60_000
+    clock: Iterator[float] = cycle([0.0])
+    rates = MemoryRates(lambda: next(clock))
+    for n in range(100):
+        await rates.take(f"{name}-{n}", per_minute=3)
+    clock = count(100.0, 0.001)
+    for _ in range(100):
+        await rates.take(name, per_minute=1000)
+    assert len(rates._moments) == 1
+
+
+async def test_a_worker_that_says_so_takes_no_further_turns(store: Store, name: str) -> None:
+    assert not await store.leases.full(name)
+    await store.leases.beat(name, 30, full=True)
+    assert await store.leases.full(name)
+    assert await store.leases.alive(name)
+    await store.leases.beat(name, 30)
+    assert not await store.leases.full(name)
+    await store.leases.beat(name, 0.02, full=True)
+    await anyio.sleep(0.05)
+    assert not await store.leases.full(name), "it is dead"
+
+
 # What only Valkey can get wrong
 
 
@@ -1041,6 +1100,7 @@ async def do_everything(store: Store, user: str) -> Lease:
     await store.window.replace(user, "t", said("a"), epoch=lease.epoch)
     await store.window.replace(user, None, said("a"), epoch=lease.epoch)
     await store.configs.put(user, "sealed", epoch=lease.epoch)
+    await store.rates.take(user, per_minute=100)
     await store.leases.release(lease)
     return await claimed(store, user, lease.worker)
 
@@ -1053,7 +1113,7 @@ async def test_every_key_has_a_time_to_live(valkey: RedisStore, client: Redis, n
     await do_everything(valkey, name)
     keys = ["workers", *await keys_of(client, name)]
     assert f"worker:sessions:worker-of-{name}" in keys
-    assert len(keys) >= 12
+    assert len(keys) >= 13
     lives = {key: await client.pttl(key) for key in keys}
     assert all(life > 0 for life in lives.values()), lives
 
@@ -1291,6 +1351,8 @@ OPERATIONS: dict[str, Callable[[Store, str], Awaitable[Any]]] = {
     "beat": lambda store, user: store.leases.beat("w", 1),
     "beat and take none": lambda store, user: store.leases.beat("w", 1, taking=False),
     "alive": lambda store, user: store.leases.alive("w"),
+    "full": lambda store, user: store.leases.full("w"),
+    "take": lambda store, user: store.rates.take(user, per_minute=100),
     "workers": lambda store, user: store.leases.workers(),
     "silent": lambda store, user: store.leases.silent(),
     "users": lambda store, user: store.leases.users("w"),

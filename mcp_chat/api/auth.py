@@ -16,9 +16,14 @@ from mcp_chat.login.origin import require_same_origin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auth:
-    """The endpoints of signing in."""
+    """The endpoints of signing in.
+
+    Attributes:
+        demo: What gives cookies away in demo mode, and only there.
+    """
 
     identity: Identity
+    demo: DemoIdentity | None
     max_body: int
 
     async def who(self, request: Request) -> Response:
@@ -49,6 +54,6 @@ class Auth:
         return response
 
     def _demo(self) -> DemoIdentity:
-        if not isinstance(self.identity, DemoIdentity):
+        if self.demo is None:
             raise NotFound
-        return self.identity
+        return self.demo

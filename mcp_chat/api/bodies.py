@@ -185,7 +185,7 @@ class ConnectBody(UserBody):
 
     llm: LLMBody
     server: ServerBody | None = None
-    servers: list[ServerBody] | None = Field(None, max_length=16)
+    servers: list[ServerBody] | None = None
     streaming: bool = False
 
     @model_validator(mode="after")

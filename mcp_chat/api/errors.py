@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import structlog
@@ -26,9 +27,13 @@ STATUS = {
     "invalid_body": 422,
     "unsupported_body": 415,
     "too_large": 413,
+    "too_many_tools": 422,
+    "too_many_sessions": 422,
     "not_found": 404,
     "no_archive": 501,
     "too_many_waiting": 429,
+    "too_many_requests": 429,
+    "busy": 503,
     "server_unavailable": 503,
     "answer_too_large": 503,
     "model_failed": 503,
@@ -42,18 +47,24 @@ STATUS = {
 RETRY_AFTER = {
     "login_unavailable": "2",
     "too_many_waiting": "5",
+    "too_many_requests": "1",
+    "busy": "5",
+    "server_unavailable": "5",
+    "answer_too_large": "60",
+    "model_failed": "5",
     "store_unavailable": "2",
     "fenced": "1",
     "interrupted": "1",
     "draining": "1",
 }
+"""Seconds after which it may go better, where nobody knows it more exactly: for each 429 and 503."""
 
 
 def on_error(_request: Request, error: Exception) -> Response:
     """Answer with an error's status and sentence."""
     assert isinstance(error, ChatError)
     more = {"errors": error.problems} if isinstance(error, InvalidBody) else {}
-    return answer(error.code, str(error), **more)
+    return _retried(answer(error.code, str(error), **more), getattr(error, "retry_after", None))
 
 
 def of_failed(failed: Failed) -> Response:
@@ -61,9 +72,13 @@ def of_failed(failed: Failed) -> Response:
     text = failed.text
     if failed.code == "model_failed":
         text = f"Chat service error. {text}"
-    response = answer(failed.code, text)
-    if failed.retry_after is not None:
-        response.headers["retry-after"] = str(max(1, round(failed.retry_after)))
+    return _retried(answer(failed.code, text), failed.retry_after)
+
+
+def _retried(response: Response, seconds: float | None) -> Response:
+    """Say when to try again, if that is known."""
+    if seconds is not None:
+        response.headers["retry-after"] = str(max(1, math.ceil(seconds)))
     return response
 
 

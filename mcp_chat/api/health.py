@@ -76,4 +76,6 @@ def _answer(states: dict[str, str], draining: bool) -> Response:
     if draining:
         states["worker"] = "draining"
     good = all(state == "ok" for state in states.values())
-    return JSONResponse({"status": "ready" if good else "not ready", **states}, 200 if good else 503)
+    if good:
+        return JSONResponse({"status": "ready", **states})
+    return JSONResponse({"status": "not ready", **states}, 503, {"retry-after": "1"})

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from starlette.requests import Request
@@ -14,7 +14,15 @@ from starlette.responses import JSONResponse, Response
 
 from mcp_chat import config as configs
 from mcp_chat import servers
-from mcp_chat.api.bodies import CancelBody, ChatBody, ConnectBody, ServerBody, UserBody, read_body
+from mcp_chat.api.bodies import (
+    CancelBody,
+    ChatBody,
+    ConnectBody,
+    InvalidBody,
+    ServerBody,
+    UserBody,
+    read_body,
+)
 from mcp_chat.api.errors import of_failed
 from mcp_chat.api.identity import Identity, require_user, while_signed_in
 from mcp_chat.api.sse import event_stream
@@ -30,7 +38,7 @@ from mcp_chat.events import (
     Entry,
     Failed,
 )
-from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge
+from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge, TooManySessions
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.identity import Principal
 from mcp_chat.message import ID, MESSAGE, Message, new_id
@@ -51,6 +59,8 @@ class LLMChat:
         servers: The operator's servers by name.
         max_body: Bytes of a body.
         max_message: Bytes of a message.
+        max_servers: Servers of a user.
+        max_sessions: Conversations of a user.
     """
 
     identity: Identity
@@ -65,11 +75,15 @@ class LLMChat:
     max_messages: int
     max_body: int
     max_message: int
+    max_servers: int
+    max_sessions: int
 
     async def connect(self, request: Request) -> Response:
         """Open servers and a model; the answer comes when they are proven, or nothing has changed."""
         user, body = await self._read(request, ConnectBody)
         config = await self._configuration(body)
+        if self.archive and await self.archive.has_sessions(user.key, self.max_sessions):
+            raise TooManySessions
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
         command = Connect(sealed=sealed, user_id=user.id, id=command_id(request, "connect"))
         outcome = await self.dispatch.outcome(user.key, command)
@@ -84,6 +98,7 @@ class LLMChat:
                 "tool_count": len(outcome.tools),
                 "tools": list(outcome.tools),
                 "session_id": outcome.session_id,
+                **({"left_out": dict(outcome.left_out)} if outcome.left_out else {}),
             }
         )
 
@@ -220,6 +235,8 @@ class LLMChat:
         """Without a server in the body it is the operator's `default` one, if there is one."""
         if body.server is None and body.servers is None:
             return tuple(server for name, server in self.servers.items() if name == "default")
+        if len(body.all_servers()) > self.max_servers:
+            raise InvalidBody([_too_many(self.max_servers)])
         return servers.distinct([self._server(server) for server in body.all_servers()])
 
     def _server(self, body: ServerBody) -> ServerConfig:
@@ -246,6 +263,7 @@ class LLMChat:
 
         Raises:
             NotConnected: The user has not connected.
+            TooManySessions: It would be a new one, and one too many.
         """
         config = await self.configs.get(user.key)
         if config is None:
@@ -254,7 +272,18 @@ class LLMChat:
             return config.session_id, True
         if await self._is_theirs(user, wanted, config):
             return wanted, True
-        return hashlib.sha256(f"{user.key} {command_id}".encode()).hexdigest()[:32], False
+        new = hashlib.sha256(f"{user.key} {command_id}".encode()).hexdigest()[:32]
+        await self._check_room_for(user, new)
+        return new, False
+
+    async def _check_room_for(self, user: Principal, session_id: str) -> None:
+        """Refuse a session that is one too many; it is there already when its first message comes again."""
+        if (
+            self.archive
+            and await self.archive.has_sessions(user.key, self.max_sessions)
+            and not await self.history.record.exists(user.key, session_id)
+        ):
+            raise TooManySessions
 
     async def _is_theirs(self, user: Principal, session_id: str, config: UserConfig | None) -> bool:
         """Tell whether a session is the user's; the default one is before anything was said in it."""
@@ -286,6 +315,11 @@ class LLMChat:
             },
             headers=headers,
         )
+
+
+def _too_many(servers: int) -> dict[str, Any]:
+    text = f"Connect to at most {servers} servers at once"
+    return {"loc": ["body", "servers"], "msg": text, "type": "too_long"}
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -73,6 +73,7 @@ class Sessions:
         budget: What of a conversation the model is shown.
         max_body: Bytes of a body.
         max_import: Bytes of a conversation that is brought along.
+        max_sessions: Conversations of a user.
     """
 
     identity: Identity
@@ -83,6 +84,7 @@ class Sessions:
     budget: Budget
     max_body: int
     max_import: int
+    max_sessions: int
 
     async def list(self, request: Request) -> Response:
         """List conversations, the one used last first."""
@@ -104,7 +106,7 @@ class Sessions:
         config = await self.configs.get(user.key)
         session = Session.new(config.backend if config else "", name=body.name)
         session = replace(session, context=body.context)
-        await archive.import_session(user.key, session)
+        await archive.import_session(user.key, session, most=self.max_sessions)
         return JSONResponse(_shown(session, None), 201)
 
     async def bring(self, request: Request) -> Response:
@@ -114,7 +116,7 @@ class Sessions:
             raise UnsupportedBody
         text = await read_bytes(request, limit=self.max_import, seconds=patience_for(self.max_import))
         session = await anyio.to_thread.run_sync(_brought, text)
-        await archive.import_session(user.key, session)
+        await archive.import_session(user.key, session, most=self.max_sessions)
         return JSONResponse({**_shown(session, None), "message_count": len(session.messages)}, 201)
 
     async def get(self, request: Request) -> Response:

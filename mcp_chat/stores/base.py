@@ -72,12 +72,16 @@ class Leases(Protocol):
         """Give the lease up if it is still this one."""
         ...
 
-    async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
-        """Say that a worker is alive for another `ttl` seconds, and whether it takes users."""
+    async def beat(self, worker: str, ttl: float, *, taking: bool = True, full: bool = False) -> None:
+        """Say that a worker is alive for another `ttl` seconds, whether it takes users, and further turns."""
         ...
 
     async def alive(self, worker: str) -> bool:
         """Tell whether a worker's last beat still counts."""
+        ...
+
+    async def full(self, worker: str) -> bool:
+        """Tell whether a worker that is alive has said that it takes no further turns."""
         ...
 
     async def workers(self) -> list[str]:
@@ -266,6 +270,17 @@ class Configs(Protocol):
         ...
 
 
+class Rates(Protocol):
+    """How many requests each user has made in the last minute."""
+
+    async def take(self, user: str, *, per_minute: int) -> float:
+        """Count a request if there is room for it: return 0, or the seconds until there is.
+
+        A minute's worth may come at once.
+        """
+        ...
+
+
 def log_bell(user: str) -> str:
     """The bell that rings for each append to a user's log."""
     return f"chat:bell:{{{user}}}"
@@ -308,6 +323,8 @@ class Store(Protocol):
     def window(self) -> Window: ...
     @property
     def configs(self) -> Configs: ...
+    @property
+    def rates(self) -> Rates: ...
     @property
     def bells(self) -> Bells: ...
 
@@ -529,8 +546,19 @@ class Archive(Configs, Ledger, Protocol):
         """
         ...
 
-    async def import_session(self, user: str, session: Session) -> None:
-        """Add a session that nobody has yet, with all its messages."""
+    async def has_sessions(self, user: str, number: int) -> bool:
+        """Tell whether a user has as many sessions, or more."""
+        ...
+
+    async def import_session(self, user: str, session: Session, *, most: int | None = None) -> None:
+        """Add a session that nobody has yet, with all its messages.
+
+        Args:
+            most: Sessions that the user may have then.
+
+        Raises:
+            TooManySessions: They would have more.
+        """
         ...
 
     async def put_away(self, user: str, session_id: str) -> None:

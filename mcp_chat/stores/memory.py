@@ -17,6 +17,9 @@ from mcp_chat.stores.bells import LocalBells
 
 Clock = Callable[[], float]
 
+SLACK = 1e-6
+"""Seconds by which sums of parts of a minute may miss it."""
+
 RECENT = 64
 """Messages among which one that was sent again is found, as in Redis."""
 
@@ -32,6 +35,7 @@ class MemoryLeases:
         self._locks: dict[str, tuple[str, float]] = {}
         self._users: dict[str, set[str]] = defaultdict(set)
         self._away: set[str] = set()
+        self._full: set[str] = set()
 
     async def get(self, user: str) -> Lease | None:
         return self._leases.get(user)
@@ -61,12 +65,16 @@ class MemoryLeases:
             self._users[lease.worker].discard(lease.user)
             self._leases[lease.user] = replace(lease, worker="")
 
-    async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
+    async def beat(self, worker: str, ttl: float, *, taking: bool = True, full: bool = False) -> None:
         self._beats[worker] = self._clock() + ttl
         (self._away.discard if taking else self._away.add)(worker)
+        (self._full.add if full else self._full.discard)(worker)
 
     async def alive(self, worker: str) -> bool:
         return self._beats.get(worker, 0) > self._clock()
+
+    async def full(self, worker: str) -> bool:
+        return worker in self._full and await self.alive(worker)
 
     async def workers(self) -> list[str]:
         alive = (worker for worker, end in self._beats.items() if end > self._clock())
@@ -87,6 +95,7 @@ class MemoryLeases:
     async def forget(self, worker: str) -> None:
         self._beats.pop(worker, None)
         self._away.discard(worker)
+        self._full.discard(worker)
 
     async def lock(self, user: str, token: str, ttl: float) -> bool:
         if self._locks.get(user, ("", 0.0))[1] > self._clock():
@@ -260,6 +269,34 @@ class MemoryConfigs:
         self._configs.pop(user, None)
 
 
+class MemoryRates:
+    """One moment a user, as `lua/rate.lua` has it.
+
+    Args:
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._moments: dict[str, float] = {}
+
+    async def take(self, user: str, *, per_minute: int) -> float:
+        now = self._clock()
+        moment = max(self._moments.pop(user, 0), now) + 60 / per_minute
+        if moment - now > 60 + SLACK:
+            self._moments[user] = moment - 60 / per_minute
+            return moment - now - 60
+        self._moments[user] = moment
+        self._drop_past(now)
+        return 0
+
+    def _drop_past(self, now: float) -> None:
+        """Drop two of those who came longest ago, if they have their minute's worth again."""
+        for user in list(islice(self._moments, 2)):
+            if self._moments[user] <= now:
+                del self._moments[user]
+
+
 class MemoryStore:
     """The in-memory backend.
 
@@ -278,6 +315,7 @@ class MemoryStore:
         self.inbox = MemoryInbox(self.leases, self.log)
         self.window = MemoryWindow(self.leases, max_messages)
         self.configs = MemoryConfigs(self.leases)
+        self.rates = MemoryRates(clock)
 
     async def ping(self) -> None:
         """Memory always answers."""

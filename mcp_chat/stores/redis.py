@@ -12,7 +12,8 @@ Keys, with `u` the user's key in literal braces so that a user's keys share one 
     chat:inbox:{u}                stream  commands that have not ended
     chat:seen:{u}:<command>       string  the log's end when the command's id was first seen
     chat:bell:{u}                 channel rung for each append to the user's log, which is its note
-    worker:{w}                    string  heartbeat
+    chat:rate:{u}                 string  how far the user's requests reach into the next minute
+    worker:{w}                    string  heartbeat: 1, or full for a worker that takes no further turns
     worker:sessions:{w}           set     users that the worker has claimed
     worker:bell:{w}               channel rung for commands, with the user as note
     workers                       zset    workers by the end of their last beat
@@ -101,11 +102,11 @@ class RedisLeases:
         with translated():
             await self._redis.srem(_users_key(lease.worker), lease.user)
 
-    async def beat(self, worker: str, ttl: float, *, taking: bool = True) -> None:
+    async def beat(self, worker: str, ttl: float, *, taking: bool = True, full: bool = False) -> None:
         mark = self._redis.srem if taking else self._redis.sadd
         with translated():  # side by side: on a slow network a beat is not to take longer than one command
             await asyncio.gather(
-                self._redis.set(f"worker:{worker}", "1", px=int(ttl * 1000)),
+                self._redis.set(f"worker:{worker}", "full" if full else "1", px=int(ttl * 1000)),
                 mark("workers:leaving", worker),
                 self._redis.expire("workers:leaving", DAY),
                 self._scripts.run("beat", ["workers"], [worker, int(ttl * 1000), DAY]),
@@ -114,6 +115,10 @@ class RedisLeases:
     async def alive(self, worker: str) -> bool:
         with translated():
             return bool(worker) and bool(await self._redis.exists(f"worker:{worker}"))
+
+    async def full(self, worker: str) -> bool:
+        with translated():
+            return bool(await self._redis.get(f"worker:{worker}") == "full")
 
     async def workers(self) -> list[str]:
         alive = await self._scripts.run("workers", ["workers"], ["alive"])
@@ -396,6 +401,16 @@ class RedisConfigs:
         await self._scripts.run_fenced("forget", [f"user:config:{{{user}}}", owner_key(user)], [epoch])
 
 
+class RedisRates:
+    """One moment a user, by the server's clock."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+
+    async def take(self, user: str, *, per_minute: int) -> float:
+        return int(await self._scripts.run("rate", [f"chat:rate:{{{user}}}"], [per_minute])) / 1_000_000
+
+
 class RedisStore:
     """The backend that workers share.
 
@@ -423,6 +438,7 @@ class RedisStore:
         self.log = RedisLog(redis, scripts, keep_events)
         self.window = RedisWindow(redis, scripts, max_messages, history_ttl)
         self.configs = RedisConfigs(redis, scripts, session_ttl)
+        self.rates = RedisRates(scripts)
         self.bells = RedisBells(redis)
 
     async def ping(self) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy import Table, bindparam, case, delete, func, insert, inspect, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge, WrongSchema
+from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge, TooManySessions, WrongSchema
 from mcp_chat.message import ID, Message, Part, Usage, new_id
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
@@ -375,11 +375,16 @@ class SQLArchive(SQLLedger, SQLTrail):
 
         return await self._write(keep)
 
-    async def import_session(self, user: str, session: Session) -> None:
-        await self._apart(partial(self._import, user, session), patience=None)
+    async def has_sessions(self, user: str, number: int) -> bool:
+        return bool(await self._read(_numbered(user, number)))
 
-    async def _import(self, user: str, session: Session) -> None:
+    async def import_session(self, user: str, session: Session, *, most: int | None = None) -> None:
+        await self._apart(partial(self._import, user, session, most), patience=None)
+
+    async def _import(self, user: str, session: Session, most: int | None) -> None:
         """Write the messages first and the session last: until it is there nobody sees any of them."""
+        if most and session.messages and await self.has_sessions(user, most):
+            raise TooManySessions  # all the writing would be for nothing
         if await self.session(user, session.id):
             raise StoreUnavailable  # as when somebody else makes it meanwhile
         written: list[Addition] = []
@@ -388,7 +393,7 @@ class SQLArchive(SQLLedger, SQLTrail):
                 began = time.monotonic()
                 written.append(await self._bring(user, session.id, messages))
                 await anyio.sleep(time.monotonic() - began)  # who waits for SQLite's lock looks now and then
-            await self._open(user, session)
+            await self._open(user, session, most)
         except Exception:
             await self._take_back(written)
             raise
@@ -399,13 +404,15 @@ class SQLArchive(SQLLedger, SQLTrail):
         await self._write(lambda connection: connection.execute(insert(chat_message), rows))
         return addition
 
-    async def _open(self, user: str, session: Session) -> None:
+    async def _open(self, user: str, session: Session, most: int | None) -> None:
         """Add the session of messages that are there, and which of the user's files they have."""
         addition = Addition(user=user, session_id=session.id, messages=session.messages)
         attached = await anyio.to_thread.run_sync(attachment_rows, addition)
 
         async def add(connection: AsyncConnection) -> None:
             await self._hold(connection, user, None)
+            if most and (await connection.execute(_numbered(user, most))).first():
+                raise TooManySessions
             await connection.execute(insert(chat_session).values(imported_row(user, session)))
             mine = select(chat_upload.c.id).where(chat_upload.c.user_key == user)
             ids = set((await connection.execute(mine)).scalars()) if attached else ()
@@ -650,6 +657,11 @@ def _of(table: Table, user: str, session_id: str) -> tuple[Any, Any]:
 
 def _named(user: str, id_: str, table: Table = chat_session) -> tuple[Any, Any]:
     return table.c.user_key == user, table.c.id == id_
+
+
+def _numbered(user: str, number: int) -> Any:
+    """One of a user's sessions if there are so many: the key's index is read no further."""
+    return select(chat_session.c.id).where(chat_session.c.user_key == user).offset(number - 1).limit(1)
 
 
 def _begun() -> Any:
