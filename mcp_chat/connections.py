@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from mcp_chat.config import ServerConfig
 from mcp_chat.exceptions import ChatError, InvalidRequest, ServerUnavailable
-from mcp_chat.netguard import Policy, guarded_client2, refusal
+from mcp_chat.netguard import AddressNotAllowed, Policy, guarded_client2, refusal
 from mcp_chat.tools import Tool, ToolResult, find, named, result
 
 log = structlog.get_logger()
@@ -317,8 +317,10 @@ def _told(error: MCPError) -> str:
 def unreachable(error: BaseException) -> ChatError:
     """Return what a user is told about a connection that failed: never what was found at the address."""
     refused = refusal(error)
+    if isinstance(refused, AddressNotAllowed):
+        return AddressNotAllowed(f"Invalid server URL: {refused}")
     if refused is not None:
-        return InvalidRequest(f"Invalid server URL: {refused}")
+        return refused
     return _ours(error) or ServerUnavailable()
 
 

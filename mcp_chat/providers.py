@@ -125,7 +125,9 @@ class Providers:
             )
         if config.api_key and not is_header_value(config.api_key):
             raise InvalidRequest("Invalid LLM configuration: the key has characters that no header may have.")
-        return replace(config, base_url=check_url(config.base_url)) if config.base_url else config
+        if config.base_url:
+            config = replace(config, base_url=check_url(config.base_url, self._policy))
+        return config
 
     def open(self, config: ModelConfig) -> Model:
         """Make the model. Takes tens of milliseconds: call it off the event loop.

@@ -76,7 +76,9 @@ class TokenCheck:
             LoginUnavailable: Nobody can tell now.
         """
         claims = await self.claims(token)
-        return Principal(id=name_in(claims, self._user_claim), expires=float(claims["exp"]) + LEEWAY)
+        return Principal(
+            id=name_in(claims, self._user_claim), expires=float(claims["exp"]) + LEEWAY, token=token
+        )
 
     def _decoded(self, token: str, key: Any) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(
