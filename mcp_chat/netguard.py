@@ -117,6 +117,7 @@ def check_url(url: str, policy: Policy | None = None) -> str:
             raise ValueError(url)
         parsed = httpx2.URL(url)
         parsed = parsed.copy_with(host=_plain_host(parsed.raw_host.decode()))
+        _ = httpx.URL(str(parsed)).host  # httpx reads Punycode too, and refuses what is none
     except (httpx2.InvalidURL, ValueError):
         advice = "write it as https://host/path, without a user name, spaces, backslashes or #."
         raise InvalidRequest(f"Invalid server URL: {advice}") from None
