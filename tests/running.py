@@ -24,11 +24,14 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0
 
 
 @contextlib.contextmanager
-def running(app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2) -> Iterator[str]:
+def running(
+    app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2, **options: Any
+) -> Iterator[str]:
     """Serve an application; give its base URL.
 
     Args:
         grace: Seconds that open requests get at the end.
+        options: Of uvicorn.
     """
     listener = socket.create_server((host, port))
     config = uvicorn.Config(
@@ -38,6 +41,7 @@ def running(app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2)
         timeout_graceful_shutdown=grace,
         timeout_keep_alive=1,
         proxy_headers=False,  # as in our own worker
+        **options,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

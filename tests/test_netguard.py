@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import gzip
 import socket
 import ssl
@@ -23,9 +22,6 @@ import httpx2
 import ollama
 import openai
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client
@@ -48,6 +44,7 @@ from mcp_chat.netguard import (
     guarded_client2,
     refusal,
 )
+from tests.outside import certificate
 from tests.running import running
 from tests.vectors import Vector, answers_of, vectors
 
@@ -501,23 +498,8 @@ async def test_proxies_and_netrc_of_the_environment_are_not_used(
 @pytest.fixture
 def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """A server context for app.example; the clients trust its certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "app.example")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("app.example")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "server.pem"
-    path.write_bytes(pem + secret)
-    trusting = ssl.create_default_context(cadata=pem.decode())
+    path = certificate(tmp_path, "app.example")
+    trusting = ssl.create_default_context(cafile=str(path))
     monkeypatch.setattr(netguard, "_tls", lambda: trusting)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
