@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -197,7 +198,7 @@ def found(vector: Vector) -> set[str]:
     if vector.lookups:
         return set(answers_of(vector.lookups[0]))
     host = host_of(vector).removesuffix(".")
-    numbers = netguard.socket.getaddrinfo(host, 80, type=netguard.socket.SOCK_STREAM)
+    numbers = socket.getaddrinfo(host, 80, type=socket.SOCK_STREAM)
     return {str(each[4][0]) for each in numbers}
 
 
