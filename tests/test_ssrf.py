@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -9,23 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from mcp.server import MCPServer
-from mcp.server.transport_security import TransportSecuritySettings
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from mcp_chat import netguard
 from mcp_chat.app import create_app
 from mcp_chat.netguard import check_url
-from mcp_chat.settings import load_settings
-from tests.model_server import ModelServer
+from mcp_chat.settings import Settings, load_settings
+from mcp_chat.stores.database import migrate
 from tests.outside import Outside, certificate
 from tests.person import Person
 from tests.running import running
 from tests.vectors import Vector, answers_of, vectors
+from tests.world import World
 
 PUBLIC, OTHER = "93.184.216.34", "93.184.216.35"
 NOT_ALLOWED = (
@@ -37,40 +42,6 @@ SHARE = 20
 """Vectors that one user tries: nobody is to meet a limit of requests here."""
 
 people = count()
-
-
-class World:
-    """An MCP server of either transport and a model, at every path of every host; no connection is kept."""
-
-    def __init__(self) -> None:
-        server = MCPServer("world")
-        server.add_tool(lambda text: text, name="echo")
-        trusting = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-        self.model = ModelServer()
-        self._http = server.streamable_http_app(
-            json_response=True, stateless_http=True, transport_security=trusting
-        )
-        self._sse = server.sse_app(transport_security=trusting)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve whoever is meant."""
-        if scope["type"] == "lifespan":
-            return await self._http(scope, receive, send)
-
-        async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-            await send(message)
-
-        app, path = self._meant(scope)
-        return await app({**scope, "path": path, "raw_path": path.encode()}, receive, closing)
-
-    def _meant(self, scope: Scope) -> tuple[ASGIApp, str]:
-        if b"chat/completions" in scope["raw_path"] + scope["query_string"]:
-            return self.model.app, "/v1/chat/completions"
-        if scope["path"].startswith("/messages"):
-            return self._sse, scope["path"]
-        return (self._sse, "/sse") if scope["method"] == "GET" else (self._http, "/mcp")
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +60,22 @@ def emptied(outside: Outside) -> None:
 Open = Callable[..., str]
 
 
+def made(folder: Path, **values: Any) -> Settings:
+    """Settings of an application in memory; arguments take precedence."""
+    nothing = folder / "nothing"
+    common = {"workers": 1, "ollama_url": "off", "log_level": "error", "connect_timeout": 3}
+    limits = {"tool_timeout": 30, "model_timeout": 3, "turn_timeout": 10}
+    return load_settings(**{**common, **limits, "models_file": nothing, "servers_file": nothing, **values})
+
+
 @pytest.fixture(scope="module")
 def opened(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
     """Open applications in memory; arguments are settings."""
-    nothing = tmp_path_factory.mktemp("ssrf") / "nothing"
-    common = {"workers": 1, "ollama_url": "off", "log_level": "error", "connect_timeout": 3}
-    limits = {"tool_timeout": 30, "model_timeout": 3, "turn_timeout": 10}
+    folder = tmp_path_factory.mktemp("ssrf")
     with ExitStack() as stack:
 
         def make(**values: Any) -> str:
-            files = {"models_file": nothing, "servers_file": nothing}
-            app = create_app(load_settings(**{**common, **limits, **files, **values}))
-            return stack.enter_context(running(app, loop="asyncio"))
+            return stack.enter_context(running(create_app(made(folder, **values)), loop="asyncio"))
 
         yield make
 
@@ -279,3 +254,267 @@ def counted(
     assert wrong == []
     assert len(denied) >= 500
     assert len(reached) == len(allowed) >= 80
+
+
+# What is told
+
+
+def test_a_refusal_does_not_tell_what_is_there(url: str, outside: Outside, plain: int) -> None:
+    """A denied address, a closed port of one, an inner name and one that nobody knows: all the same."""
+    outside.name("inner.example", "10.0.0.7")
+    outside.name("nobody.example", "!")
+    outside.name("nothing.example", "-")
+    outside.routes["10.0.0.7"] = plain
+    hosts = ["10.0.0.7", "10.0.0.7:8081", "10.0.0.8", "169.254.169.254", "[::1]:8082", "inner.example"]
+    hosts += ["nobody.example", "nothing.example", "mixed.example"]
+    outside.name("mixed.example", f"{PUBLIC},10.0.0.7")
+    with person(url) as somebody:
+        told = {
+            (answer.status_code, answer.text)
+            for host in hosts
+            for transport in ("streamable_http", "sse")
+            for answer in [connected(somebody, f"http://{host}/mcp", transport)]
+        }
+        of_models = {
+            (answer.status_code, answer.text)
+            for host in hosts
+            for provider in ("openai", "ollama")
+            for answer in [modelled(somebody, f"http://{host}/v1", provider)]
+        }
+    ((status, text),) = told
+    assert (status, json.loads(text)) == (400, {"detail": NOT_ALLOWED, "code": "address_not_allowed"})
+    assert len(of_models) == 1
+    assert outside.dialled == []
+
+
+def test_a_public_address_that_does_not_answer_may_be_told_as_such(url: str, outside: Outside) -> None:
+    with person(url) as somebody:
+        answer = connected(somebody, f"http://{PUBLIC}/mcp")
+    assert (answer.status_code, answer.json()["code"]) == (503, "server_unavailable")
+    assert PUBLIC not in answer.text
+    assert set(outside.dialled) == {PUBLIC}
+
+
+# Flows
+
+
+@pytest.fixture
+def elsewhere(plain: int, world: World, outside: Outside) -> World:
+    """What is at all addresses that are routed there; a public one's server redirects."""
+    world.seen.clear()
+    outside.routes |= {"10.0.0.1": plain, OTHER: plain}
+    return world
+
+
+@pytest.fixture(scope="module")
+def redirecting() -> Iterator[tuple[World, int]]:
+    """A server that redirects, and its port on loopback."""
+    world = World()
+    with running(world, grace=0) as there:
+        yield world, int(there.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("target", ["http://10.0.0.1/mcp", f"http://{OTHER}/mcp", "http://inner.example/mcp"])
+def test_a_redirect_leads_to_no_other_server(
+    url: str,
+    outside: Outside,
+    elsewhere: World,
+    redirecting: tuple[World, int],
+    status: int,
+    target: str,
+) -> None:
+    """R12: neither address nor token go along."""
+    first, port = redirecting
+    first.redirect = (status, target)
+    outside.routes[PUBLIC] = port
+    outside.name("inner.example", "10.0.0.1")
+    with person(url) as somebody:
+        for transport in ("streamable_http", "sse"):
+            answer = connected(somebody, f"http://{PUBLIC}/mcp", transport, auth_token="CANARY")
+            assert answer.status_code in (400, 503), answer.text
+        for provider in ("openai", "ollama"):
+            answer = modelled(somebody, f"http://{PUBLIC}/v1", provider, api_key="CANARY")
+            assert answer.status_code == 503, answer.text
+    assert set(outside.dialled) == {PUBLIC}
+    assert elsewhere.seen == []
+    assert len(first.seen) >= 4
+    first.seen.clear()
+
+
+def test_the_second_hop_is_judged_as_the_first(
+    url: str, outside: Outside, elsewhere: World, redirecting: tuple[World, int]
+) -> None:
+    """A redirect within the origin is followed, and its name is looked up again."""
+    first, port = redirecting
+    first.redirect = (307, "/again")
+    outside.routes[PUBLIC] = port
+    outside.name("hops.example", PUBLIC, "10.0.0.1")
+    with person(url) as somebody:
+        answer = connected(somebody, "http://hops.example/mcp")
+    assert answer.status_code in (400, 503)
+    assert outside.asked[:2] == ["hops.example", "hops.example"]
+    assert outside.dialled == [PUBLIC]
+    assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize("transport", ["streamable_http", "sse"])
+def test_no_redirect_leads_out_of_tls(
+    url: str, outside: Outside, elsewhere: World, secure: int, tls_redirect: int, transport: str
+) -> None:
+    outside.routes[PUBLIC, 443] = tls_redirect
+    outside.routes[PUBLIC] = outside.routes[OTHER]
+    with person(url) as somebody:
+        answer = connected(somebody, f"https://{PUBLIC}/mcp", transport, auth_token="CANARY")
+    assert answer.status_code in (400, 503)
+    assert elsewhere.seen == []
+
+
+@pytest.fixture(scope="module")
+def tls_redirect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server with TLS that redirects to the same host without."""
+    world = World()
+    world.redirect = (307, f"http://{PUBLIC}/mcp")
+    path = certificate(tmp_path_factory.mktemp("tls"), "world.example")
+    with running(world, grace=0, ssl_certfile=str(path)) as there:
+        yield int(there.rpartition(":")[2])
+
+
+def test_an_sse_server_names_no_other_place_to_post_to(url: str, outside: Outside, elsewhere: World) -> None:
+    async def endpoint(_: Request) -> Response:
+        return Response(
+            b"event: endpoint\ndata: http://10.0.0.1/messages\n\n", media_type="text/event-stream"
+        )
+
+    with running(Starlette(routes=[Route("/sse", endpoint)])) as there, person(url) as somebody:
+        outside.routes[PUBLIC] = int(there.rpartition(":")[2])
+        answer = connected(somebody, f"http://{PUBLIC}/sse", "sse", auth_token="CANARY")
+    assert answer.status_code in (400, 503)
+    assert set(outside.dialled) == {PUBLIC}
+    assert elsewhere.seen == []
+
+
+def test_what_was_allowed_once_is_judged_again_by_the_next_worker(
+    outside: Outside, elsewhere: World, plain: int, tmp_path: Path
+) -> None:
+    """Finding 8: a configuration is stored, its worker goes, and the name means another address."""
+    database = f"sqlite:///{tmp_path}/chat.db"
+    migrate(database)
+    keys = {"jwt_secret_key": "x" * 32, "encryption_key": base64.b64encode(bytes(32)).decode()}
+    outside.routes[PUBLIC] = plain
+    outside.name("moves.example", PUBLIC)
+    settings = made(tmp_path, database_url=database, **keys)
+    with running(create_app(settings), loop="asyncio") as first, Person(first, "mover") as somebody:
+        assert connected(somebody, "http://moves.example/mcp").status_code == 200
+        assert somebody.post("chat", message="hello").status_code == 200
+    outside.name("moves.example", "10.0.0.1")
+    outside.dialled.clear()
+    elsewhere.seen.clear()
+    with running(create_app(settings), loop="asyncio") as second, Person(second, "mover") as somebody:
+        assert somebody.get("status/{me}").json()["connected"] is True
+        answer = somebody.post("chat", message="hello again")
+    assert (answer.status_code, answer.json()["code"]) == (400, "address_not_allowed")
+    assert outside.dialled == []
+    assert elsewhere.seen == []
+
+
+# Settings
+
+
+def test_networks_of_the_operator_are_reached_and_no_others(
+    opened: Open, outside: Outside, plain: int
+) -> None:
+    url = opened(allowed_networks="10.20.0.0/16,0.0.0.0/1")
+    outside.routes |= dict.fromkeys(("10.20.0.5", "169.254.169.254", "192.168.0.1"), plain)
+    with person(url) as somebody:
+        assert connected(somebody, "http://10.20.0.5/mcp").status_code == 200
+        for address in ("169.254.169.254", "192.168.0.1", "100.100.100.200"):
+            assert connected(somebody, f"http://{address}/mcp").status_code == 400
+    assert set(outside.dialled) == {"10.20.0.5"}
+
+
+def test_ports_and_schemes_of_the_operator_hold_for_users_and_not_for_the_operator(
+    opened: Open, outside: Outside, plain: int, tmp_path: Path
+) -> None:
+    servers = tmp_path / "servers.json"
+    servers.write_text('{"mcpServers": {"ours": {"url": "http://10.0.0.1:6379/mcp"}}}')
+    url = opened(allowed_ports="443,8000-8999", allowed_schemes="https", servers_file=servers)
+    outside.routes |= {"10.0.0.1": plain, PUBLIC: plain}
+    with person(url) as somebody:
+        for address, advice in (
+            (f"http://{PUBLIC}:8080/mcp", "use https."),
+            (f"https://{PUBLIC}:9000/mcp", "use a port of 443, 8000-8999."),
+            (f"https://{PUBLIC}:6379/mcp", "use a port of 443, 8000-8999."),
+        ):
+            for answer in (connected(somebody, address), modelled(somebody, address)):
+                assert answer.status_code == 400
+                assert answer.json()["detail"] == f"Invalid server URL: {advice}"
+        assert outside.dialled == []
+        connected(somebody, f"https://{PUBLIC}:8443/mcp")
+        assert set(outside.dialled) == {PUBLIC}
+        assert somebody.post("connect", llm=DEMO, server={"name": "ours"}).status_code == 200
+
+
+def test_addresses_behind_a_nat64_of_the_site_count_as_what_they_lead_to(
+    opened: Open, outside: Outside, plain: int
+) -> None:
+    url = opened(nat64_prefixes="2a01:1:2:3::/96")
+    outside.routes |= dict.fromkeys(("2a01:1:2:3::808:404", "2a01:1:2:3::a00:1"), plain)
+    with person(url) as somebody:
+        assert connected(somebody, "http://[2a01:1:2:3::8.8.4.4]/mcp").status_code == 200
+        assert connected(somebody, "http://[2a01:1:2:3::10.0.0.1]/mcp").status_code == 400
+        assert connected(somebody, "http://[2a01:1:2:3::169.254.169.254]/mcp").status_code == 400
+    assert set(outside.dialled) == {"2a01:1:2:3::808:404"}
+
+
+# What is no URL
+
+
+GOOD = {"url": f"http://{PUBLIC}/mcp"}
+COMMANDS: list[dict[str, Any]] = [
+    {"server": {**GOOD, "command": "sh"}},
+    {"server": {**GOOD, "args": ["-c", "true"]}},
+    {"server": {**GOOD, "args": []}},
+    {"server": {**GOOD, "env": {"A": "b"}}},
+    {"server": {**GOOD, "env": None}},
+    {"server": {**GOOD, "cwd": "/"}},
+    {"server": {**GOOD, "transport": "stdio"}},
+    {"server": {"transport": "stdio", "command": "sh"}},
+    {"server": {"name": "x", "command": "sh"}},
+    {"server": "sh"},
+    {"servers": [GOOD, {**GOOD, "command": "sh"}]},
+    {"servers": [{**GOOD, "transport": "stdio"}]},
+    {"servers": {"x": {"command": "sh"}}},
+    {"mcp_server": {"command": "sh"}},
+    {"mcp_servers": [{"command": "sh"}]},
+    {"mcpServers": {"x": {"command": "sh"}}},
+    {"command": "sh"},
+    {"llm": {**DEMO, "command": "sh"}},
+    {"llm": {"provider": "openai", "config": {"model": "m", "command": "sh"}}},
+]
+
+
+@pytest.mark.parametrize("body", COMMANDS, ids=json.dumps)
+def test_a_command_has_no_place_in_a_connect(url: str, outside: Outside, body: dict[str, Any]) -> None:
+    """R10: the schema refuses it, wherever it stands."""
+    with person(url) as somebody:
+        answer = somebody.post("connect", **{"llm": DEMO, **body})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_body")
+    assert outside.dialled == []
+
+
+def test_no_address_in_a_message_or_an_attachment_is_fetched(url: str, outside: Outside) -> None:
+    """R15."""
+    outside.name("public.example", PUBLIC)
+    links = "see http://public.example/a.png ![x](http://public.example/b.png) file:///etc/passwd"
+    with person(url) as somebody:
+        somebody.connect(model="demo:demo", servers=[])
+        assert somebody.post("chat", message=links).status_code == 200
+        for attachment in (
+            "http://public.example/a",
+            "/etc/passwd",
+            "../x",
+            {"url": "http://public.example/"},
+        ):
+            assert somebody.post("chat", message="x", attachments=[attachment]).status_code == 422
+    assert (outside.dialled, outside.asked) == ([], [])
