@@ -118,4 +118,4 @@ class ContextForgeIdentity:
         if not token:
             return None
         proven = await self._check.principal(token)
-        return replace(proven, id=await self._gateway.user_of(token))
+        return replace(proven, id=await self._gateway.user_of(token), token=token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -76,9 +77,7 @@ class TokenCheck:
             LoginUnavailable: Nobody can tell now.
         """
         claims = await self.claims(token)
-        return Principal(
-            id=name_in(claims, self._user_claim), expires=float(claims["exp"]) + LEEWAY, token=token
-        )
+        return Principal(id=name_in(claims, self._user_claim), expires=float(claims["exp"]) + LEEWAY)
 
     def _decoded(self, token: str, key: Any) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(
@@ -114,7 +113,7 @@ class BearerIdentity:
     async def identify(self, connection: HTTPConnection) -> Principal | None:
         """Return whose token was presented."""
         token = bearer_of(connection)
-        return await self._check.principal(token) if token else None
+        return replace(await self._check.principal(token), token=token) if token else None
 
 
 def bearer_of(connection: HTTPConnection) -> str:
