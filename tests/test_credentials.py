@@ -229,7 +229,6 @@ def test_each_connection_has_its_own_credentials_only(
     with Person(url, "ann") as ann, Person(url, "bob") as bob:
         for somebody in (ann, bob):
             mine, yours = f"{somebody.name}-one", f"{somebody.name}-two"
-            second = {"transport": transport, "auth_token": yours, "alias": "b"}
             servers = [
                 {"url": f"{origin}/mcp?of={mine}", "transport": transport, "auth_token": mine},
                 {
