@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from ipaddress import IPv6Network
 from types import MappingProxyType
 
 import anyio
@@ -37,9 +38,10 @@ from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection, Dialer
 from mcp_chat.context import Budget
 from mcp_chat.deaths import heard
+from mcp_chat.deed import origin_of
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.drain import Drain
-from mcp_chat.exceptions import ChatError, SettingsError, StoreUnavailable, WrongSchema
+from mcp_chat.exceptions import ChatError, InvalidRequest, SettingsError, StoreUnavailable, WrongSchema
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
@@ -53,7 +55,7 @@ from mcp_chat.login.proxy import ProxyIdentity
 from mcp_chat.login.token import BearerIdentity, TokenCheck
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Metrics
-from mcp_chat.netguard import Policy
+from mcp_chat.netguard import Policy, check_url
 from mcp_chat.ownership import Ownership
 from mcp_chat.providers import Providers, load_packages
 from mcp_chat.safety import check_settings
@@ -114,6 +116,8 @@ class Parts:
     identity: Identity
     vault: Vault
     drain: Drain
+    policy: Policy
+    gateway_origins: frozenset[str]
 
 
 def parts_of(settings: Settings) -> Parts:
@@ -134,6 +138,8 @@ def parts_of(settings: Settings) -> Parts:
         identity=identity_of(settings),
         vault=Vault(key_of(settings)),
         drain=Drain(),
+        policy=policy_of(settings),
+        gateway_origins=origins_of(settings),
     )
 
 
@@ -346,15 +352,14 @@ def workshop_of(
 ) -> Workshop:
     """Return what the actors work with."""
     settings = parts.settings
-    policy = Policy(settings.allowed_networks)
-    connection = connection_of(settings, policy)
+    connection = connection_of(settings, parts.policy)
     return Workshop(
         store=store,
         archive=archive,
         configs=UserConfigs(store.configs, archive, parts.vault),
         history=history_of(settings, store, archive),
         vault=parts.vault,
-        providers=providers_of(parts, policy),
+        providers=providers_of(parts),
         connection=lambda server: connection(current(server, parts.servers)),
         held=lambda: heart.beats(HELD),
         deliver=feed.deliver,
@@ -371,6 +376,28 @@ def workshop_of(
         keep_history=settings.keep_history,
         summary=settings.summary,
     )
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return what users may have dialled."""
+    return Policy(
+        allowed_networks=settings.allowed_networks,
+        ports=settings.allowed_ports,
+        schemes=settings.allowed_schemes,
+        nat64=tuple(prefix for prefix in settings.nat64_prefixes if isinstance(prefix, IPv6Network)),
+    )
+
+
+def origins_of(settings: Settings) -> frozenset[str]:
+    """Return the gateway's origins in the form that users' URLs are compared in.
+
+    Raises:
+        SettingsError: One of them cannot be dialled.
+    """
+    try:
+        return frozenset(origin_of(check_url(origin)) for origin in settings.gateway_origins)
+    except InvalidRequest as error:
+        raise SettingsError(f"MCP_CHAT_GATEWAY_ORIGINS: {error}") from None
 
 
 def connection_of(settings: Settings, policy: Policy) -> Callable[[ServerConfig], Connection]:
@@ -397,12 +424,12 @@ def server_limits(settings: Settings) -> ServerLimits:
     )
 
 
-def providers_of(parts: Parts, policy: Policy) -> Providers:
+def providers_of(parts: Parts) -> Providers:
     """Return what makes models."""
     settings = parts.settings
     return Providers(
         parts.entries,
-        policy=policy,
+        policy=parts.policy,
         ollama_url="" if settings.ollama_url == "off" else settings.ollama_url,
         silence=settings.model_timeout,
         max_answer=settings.max_answer_bytes,
@@ -506,6 +533,8 @@ def chat_of(parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) 
         max_message=settings.max_message_bytes,
         max_servers=settings.max_servers,
         max_sessions=settings.max_sessions,
+        policy=parts.policy,
+        gateway_origins=parts.gateway_origins,
     )
 
 

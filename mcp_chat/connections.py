@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from mcp_chat.config import ServerConfig
 from mcp_chat.exceptions import ChatError, InvalidRequest, ServerUnavailable
 from mcp_chat.limits import ServerLimits
-from mcp_chat.netguard import AnswerTooLarge, Policy, guarded_client2, refusal
+from mcp_chat.netguard import AddressNotAllowed, AnswerTooLarge, Policy, guarded_client2, refusal
 from mcp_chat.tools import Listed, Tool, ToolResult, find, listed, named, result
 
 log = structlog.get_logger()
@@ -364,10 +364,10 @@ def _told(error: MCPError) -> str:
 def unreachable(error: BaseException) -> ChatError:
     """Return what a user is told about a connection that failed: never what was found at the address."""
     refused = refusal(error)
-    if isinstance(refused, AnswerTooLarge):
-        return refused
+    if isinstance(refused, AddressNotAllowed):
+        return AddressNotAllowed(f"Invalid server URL: {refused}")
     if refused is not None:
-        return InvalidRequest(f"Invalid server URL: {refused}")
+        return refused
     return _ours(error) or ServerUnavailable()
 
 

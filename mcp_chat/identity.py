@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _PLAIN = re.compile(r"[A-Za-z0-9@._+-]{1,128}\Z")
 
@@ -17,10 +17,12 @@ class Principal:
     Attributes:
         id: The user's id as the login names it, for instance an e-mail address.
         expires: When the proof ends, in seconds since 1970; infinite if it does not by itself.
+        token: The token of the login, in modes that have one; for the gateway's own servers and nobody else.
     """
 
     id: str
     expires: float = math.inf
+    token: str = field(default="", repr=False, compare=False)
 
     @property
     def key(self) -> str:

@@ -85,6 +85,9 @@ _URL = re.compile(
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
 class AddressNotAllowed(InvalidRequest):
     """This address is not allowed. Check the URL, or ask the operator to allow the server's network."""
 
@@ -100,22 +103,29 @@ class AnswerTooLarge(ServerUnavailable, httpx2.SSEError, httpx2.StreamError):
     retryable = False
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, policy: Policy | None = None) -> str:
     """Return a user's URL in the form in which both HTTP libraries read it.
+
+    Args:
+        policy: Which schemes and ports it may have; by default those of web servers.
 
     Raises:
         InvalidRequest: It is not a plain http or https URL; the text says how to write one.
     """
+    policy = policy or Policy()
     try:
         if len(url) > 2048 or not url.isprintable() or not _URL.fullmatch(url):
             raise ValueError(url)
         parsed = httpx2.URL(url)
         parsed = parsed.copy_with(host=_plain_host(parsed.raw_host.decode()))
+        _ = httpx.URL(str(parsed)).host  # httpx reads Punycode too, and refuses what is none
     except (httpx2.InvalidURL, ValueError):
         advice = "write it as https://host/path, without a user name, spaces, backslashes or #."
         raise InvalidRequest(f"Invalid server URL: {advice}") from None
-    if parsed.port is not None and (parsed.port in _OTHER_PORTS or parsed.port > 65535):
-        raise InvalidRequest("Invalid server URL: use a port of a web server, such as 443 or 8080.")
+    if parsed.scheme not in policy.schemes:
+        raise InvalidRequest(f"Invalid server URL: use {' or '.join(policy.schemes)}.")
+    if not policy.allows_port(_DEFAULT_PORTS[parsed.scheme] if parsed.port is None else parsed.port):
+        raise InvalidRequest(f"Invalid server URL: use a port {policy.advice}.")
     return str(parsed)
 
 
@@ -131,20 +141,55 @@ def _plain_host(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The addresses that users may have dialled: public ones, and the networks that the operator allows."""
+    """What users may have dialled: public addresses, and what else the operator allows.
+
+    Attributes:
+        allowed_networks: Addresses besides the public ones.
+        ports: The only ports; if there are none, all but those of other servers than web servers.
+        schemes: What a URL may begin with.
+        nat64: The site's own prefixes behind which IPv4 addresses stand.
+    """
 
     allowed_networks: tuple[Network, ...] = ()
+    ports: tuple[range, ...] = ()
+    schemes: tuple[str, ...] = ("https", "http")
+    nat64: tuple[IPv6Network, ...] = ()
 
     def allows(self, address: Address) -> bool:
         """Whether the address may be dialled; what is not known to be public is not."""
-        if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
+        address = self._meant(address)
         least = max((narrow.prefixlen for narrow in _NARROW if address in narrow), default=0)
         if any(address in network and network.prefixlen >= least for network in self.allowed_networks):
             return True
         if address.version == 6 and address not in _UNICAST:
             return False
         return not any(address in network for network in _NOT_PUBLIC)
+
+    def _meant(self, address: Address) -> Address:
+        """Return the IPv4 address that is reached by an IPv6 one, as far as that is known."""
+        if isinstance(address, IPv4Address):
+            return address
+        prefix = next((prefix for prefix in self.nat64 if address in prefix), None)
+        return address.ipv4_mapped or (_embedded(address, prefix.prefixlen) if prefix else address)
+
+    def allows_port(self, port: int) -> bool:
+        """Whether the port may be dialled; another server's port only if it is named by itself."""
+        if not self.ports:
+            return 0 < port < 65536 and port not in _OTHER_PORTS
+        return any(port in ports and (len(ports) == 1 or port not in _OTHER_PORTS) for ports in self.ports)
+
+    @property
+    def advice(self) -> str:
+        """Which ports there are, in words."""
+        named = (f"{ports[0]}-{ports[-1]}" if len(ports) > 1 else str(ports[0]) for ports in self.ports)
+        return f"of {', '.join(named)}" if self.ports else "of a web server, such as 443 or 8080"
+
+
+def _embedded(address: IPv6Address, length: int) -> IPv4Address:
+    """Return the IPv4 address behind a NAT64 prefix: around the ninth octet, says RFC 6052."""
+    octets = address.packed
+    start = length // 8
+    return IPv4Address((octets if length == 96 else octets[:8] + octets[9:])[start : start + 4])
 
 
 def refusal(error: BaseException) -> AddressNotAllowed | AnswerTooLarge | None:
@@ -219,7 +264,7 @@ class _Guard(Generic[S]):
                 raise ServerUnavailable from error
             addresses = ()  # no such name: said in the same words, so that it tells nothing of inner names
         allowed = [self._policy.allows(ip_address(address)) for address in addresses]
-        if port in _OTHER_PORTS or not allowed or not all(allowed):
+        if not self._policy.allows_port(port) or not allowed or not all(allowed):
             raise AddressNotAllowed
         return addresses
 
@@ -310,6 +355,13 @@ def _capped(response: Any, accept: str, max_bytes: int, max_event: int | None = 
     return _Capped(response.stream, max_total=total, max_event=most, ends=ends)
 
 
+def _prepare(request: Any, policy: Policy | None) -> None:
+    """Refuse a scheme that is not allowed, also that of a stored URL or of a redirect."""
+    if policy is not None and request.url.scheme not in policy.schemes:
+        raise AddressNotAllowed
+    request.headers["accept-encoding"] = "identity"
+
+
 _tls = cache(httpx2.create_ssl_context)  # takes 20 ms: once per process, and not at import
 
 
@@ -327,13 +379,14 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
     ) -> None:
         super().__init__(verify=_tls(), trust_env=False)
         self._max_bytes = max_bytes
+        self._policy = policy
         if policy is not None:  # the parent has no parameter for it
             guard = GuardedBackend(policy, resolver)
             self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
-        request.headers["accept-encoding"] = "identity"
+        _prepare(request, self._policy)
         response = await super().handle_async_request(request)
         response.stream = _capped(response, request.headers.get("accept", ""), self._max_bytes)
         return response
@@ -358,13 +411,14 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         super().__init__(verify=_tls(), trust_env=False)
         self._max_bytes = max_bytes
         self._max_event = max_event
+        self._policy = policy
         if policy is not None:  # the parent has no parameter for it
             guard = GuardedBackend2(policy, resolver)
             self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request."""
-        request.headers["accept-encoding"] = "identity"
+        _prepare(request, self._policy)
         response = await super().handle_async_request(request)
         accept = request.headers.get("accept", "")
         response.stream = _capped(response, accept, self._max_bytes, self._max_event)

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import httpx
+import httpx2
 import structlog
 from langchain.chat_models import init_chat_model
 from langchain_core.language_models import BaseChatModel
@@ -135,7 +136,9 @@ class Providers:
             )
         if config.api_key and not is_header_value(config.api_key):
             raise InvalidRequest("Invalid LLM configuration: the key has characters that no header may have.")
-        return replace(config, base_url=check_url(config.base_url)) if config.base_url else config
+        if config.base_url:
+            config = replace(config, base_url=check_url(config.base_url, self._policy))
+        return config
 
     def open(self, config: ModelConfig) -> Model:
         """Make the model. Takes tens of milliseconds: call it off the event loop.
@@ -160,18 +163,25 @@ class Providers:
             ) from None
 
     def _http(self, config: ModelConfig) -> tuple[dict[str, Any], Callable[[], Awaitable[None]]]:
-        """Return how a provider's package is made to dial through the guard, and what closes that."""
+        """Return how a provider's package is made to dial through the guard, and what closes that.
+
+        Their clients for threads would dial past it: they get a transport that dials nothing.
+        """
         policy = None if config.operator else self._policy
         hooks: dict[str, Any] = {"request": [] if config.operator else [_send_only(config.api_key)]}
         if config.provider == "openai":
             client = guarded_client2(policy, timeout=self._silence, max_bytes=self._max_answer)
             client.event_hooks = hooks
-            return {"http_async_client": client}, client.aclose
+            return {
+                "http_async_client": client,
+                "http_client": httpx2.Client(transport=httpx2.BaseTransport()),
+            }, client.aclose
         if config.provider == "ollama":
             transport = GuardedTransport(policy, max_bytes=self._max_answer)
             options = {"transport": transport, "event_hooks": hooks}
             return {
-                "async_client_kwargs": {**options, "trust_env": False, "follow_redirects": False}
+                "async_client_kwargs": {**options, "trust_env": False, "follow_redirects": False},
+                "sync_client_kwargs": {"transport": httpx.BaseTransport()},
             }, transport.aclose
         return {}, _nothing
 

@@ -14,6 +14,7 @@ from mcp_chat.vault import decode_key
 LEAST_SECRET = 32
 """Bytes."""
 
+ORIGIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 
 
@@ -41,6 +42,8 @@ def check_settings(settings: Settings) -> None:
             _check_url("MCP_CHAT_GATEWAY_URL", settings.gateway_url)
         case "proxy":
             _check_proxy(settings)
+    for origin in settings.gateway_origins:
+        _check_origin(origin)
     _check_encryption(settings)
 
 
@@ -88,6 +91,13 @@ def _check_url(name: str, url: str) -> None:
         safe = good = False
     if not (safe and good):
         raise SettingsError(f"{name} must be an https:// address.")
+
+
+def _check_origin(origin: str) -> None:
+    """Refuse an address that is more than an origin: who reads it would expect less to be trusted."""
+    _check_url("MCP_CHAT_GATEWAY_ORIGINS", origin)
+    if not ORIGIN.fullmatch(origin):
+        raise SettingsError("MCP_CHAT_GATEWAY_ORIGINS must be origins, as https://gateway.example.org:4444.")
 
 
 def _check_proxy(settings: Settings) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,11 +14,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcp_chat.config import ServerConfig, first_problem
+from mcp_chat.deed import origin_of
 from mcp_chat.exceptions import InvalidRequest, SettingsError
-from mcp_chat.netguard import check_url
+from mcp_chat.netguard import Policy, check_url
 
 _PLACEHOLDER = re.compile(r"\$\{([A-Z0-9_]+)\}")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*\Z")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+_HEADER_VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?\Z")
 
 
 class _Server(BaseModel):
@@ -71,12 +74,16 @@ def _operators(path: Path, name: str, server: _Server, environ: Mapping[str, str
                 f"{path}: the server {name} needs the environment variable {error.args[0]}."
             ) from None
 
+    headers = {key: filled(value) for key, value in server.headers.items()}
+    for key, value in headers.items():
+        if not (_HEADER_NAME.match(key) and is_header_value(value)):
+            raise SettingsError(f"{path}: the server {name} has a header that cannot be sent: {key!r}.")
     sse = server.type == "sse"
     return ServerConfig(
         alias=name,
         transport="stdio" if server.command else "sse" if sse else "streamable_http",
         url=filled(server.url) if server.url else None,
-        headers={key: filled(value) for key, value in server.headers.items()},
+        headers=headers,
         command=server.command,
         args=tuple(filled(arg) for arg in server.args),
         env={key: filled(value) for key, value in server.env.items()},
@@ -110,8 +117,13 @@ def current(server: ServerConfig, listed: Mapping[str, ServerConfig]) -> ServerC
     return listed[server.alias]
 
 
-def own_server(url: str, *, transport: str, auth_token: str | None, alias: str | None) -> ServerConfig:
+def own_server(
+    url: str, *, transport: str, auth_token: str | None, alias: str | None, policy: Policy | None = None
+) -> ServerConfig:
     """Return a server that a user names.
+
+    Args:
+        policy: Which schemes and ports it may have.
 
     Raises:
         InvalidRequest: The address, the transport or the token cannot be used.
@@ -122,7 +134,7 @@ def own_server(url: str, *, transport: str, auth_token: str | None, alias: str |
         )
     if auth_token and not is_header_value(auth_token):
         raise InvalidRequest("Invalid configuration: the token has characters that no header may have.")
-    checked = check_url(url)
+    checked = check_url(url, policy)
     return ServerConfig(
         alias=alias or _alias_of(checked),
         transport="sse" if transport == "sse" else "streamable_http",
@@ -131,8 +143,20 @@ def own_server(url: str, *, transport: str, auth_token: str | None, alias: str |
     )
 
 
+def with_login(server: ServerConfig, token: str, origins: Collection[str]) -> ServerConfig:
+    """Return a user's server with the user's login token, if it is the gateway and has no other token.
+
+    Args:
+        token: That of the login; empty if the login has none.
+        origins: Where the gateway is; a login token goes nowhere else.
+    """
+    if not token or server.auth_token or server.url is None or origin_of(server.url) not in origins:
+        return server
+    return replace(server, auth_token=token)
+
+
 def is_header_value(text: str) -> bool:
-    """Tell whether a token or key can stand in a header."""
+    """Tell whether a token or key is the whole value of a header, and no second header."""
     return bool(_HEADER_VALUE.match(text))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import load_dotenv
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcp_chat.exceptions import SettingsError
@@ -27,6 +27,45 @@ def _networks(value: object) -> object:
 
 
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+
+
+def _ports(value: object) -> object:
+    """Read ``443, 8000-8999`` as ranges."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.strip().partition("-") for part in value.split(",") if part.strip()]
+    if not all(first.isdecimal() and (last or not dash) for first, dash, last in pairs):
+        raise ValueError("write ports and ranges, such as 443,8000-8999")
+    ranges = tuple(range(int(first), int(last or first) + 1) for first, _, last in pairs)
+    if not all(each and each[0] > 0 and each[-1] < 65536 for each in ranges):
+        raise ValueError("ports are from 1 to 65535, the lower one of a range first")
+    return ranges
+
+
+Ports = Annotated[tuple[InstanceOf[range], ...], NoDecode, BeforeValidator(_ports)]
+
+
+def _words(value: object) -> object:
+    """Read ``a, b`` as a tuple of texts."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+
+
+def _schemes(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or set(value) - {"https", "http"}:
+        raise ValueError("known are https and http")
+    return value
+
+
+def _prefixes(value: tuple[Network, ...]) -> tuple[Network, ...]:
+    """Refuse what RFC 6052 does not know as a prefix."""
+    if any(each.version == 4 or each.prefixlen not in (32, 40, 48, 56, 64, 96) for each in value):
+        raise ValueError("write IPv6 prefixes of 32, 40, 48, 56, 64 or 96 bits")
+    return value
 
 
 def _algorithms(value: object) -> object:
@@ -154,6 +193,26 @@ class Settings(BaseSettings):
         (),
         alias="MCP_CHAT_ALLOWED_NETWORKS",
         description="CIDRs that users' server and model URLs may reach besides public ones, with commas.",
+    )
+    allowed_ports: Ports = Field(
+        (),
+        alias="MCP_CHAT_ALLOWED_PORTS",
+        description="The only ports of such URLs: `443,8000-8999`. Empty: all that web servers may have.",
+    )
+    allowed_schemes: Annotated[Words, AfterValidator(_schemes)] = Field(
+        ("https", "http"),
+        alias="MCP_CHAT_ALLOWED_SCHEMES",
+        description="The schemes of such URLs: https, http or both.",
+    )
+    nat64_prefixes: Annotated[Networks, AfterValidator(_prefixes)] = Field(
+        (),
+        alias="MCP_CHAT_NAT64_PREFIXES",
+        description="Your own NAT64 prefixes: the IPv4 address in an address of these is what counts.",
+    )
+    gateway_origins: Words = Field(
+        (),
+        alias="MCP_CHAT_GATEWAY_ORIGINS",
+        description="Origins whose MCP servers get the user's login token: `https://gateway.example.org`.",
     )
 
     # Models and servers of the operator
@@ -370,7 +429,9 @@ def as_text(value: object) -> str:
         case None:
             return ""
         case tuple():
-            return ",".join(map(str, value))
+            return ",".join(map(as_text, value))
+        case range():
+            return f"{value[0]}-{value[-1]}" if len(value) > 1 else str(value[0])
         case dict():
             return ",".join(f"{key}={wanted}" if wanted else str(key) for key, wanted in value.items())
         case bool():

@@ -25,23 +25,23 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0
 
 @contextlib.contextmanager
 def running(
-    app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2, http: Any = "auto"
+    app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: int = 2, **options: Any
 ) -> Iterator[str]:
     """Serve an application; give its base URL.
 
     Args:
         grace: Seconds that open requests get at the end.
-        http: What speaks HTTP, if not uvicorn's own.
+        options: Of uvicorn.
     """
     listener = socket.create_server((host, port))
     config = uvicorn.Config(
         app,
         log_config=None,
         lifespan="on",
-        http=http,
         timeout_graceful_shutdown=grace,
         timeout_keep_alive=1,
         proxy_headers=False,  # as in our own worker
+        **options,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -696,7 +696,7 @@ def test_a_token_that_no_header_may_have_is_refused(alice: Person, dials: list[s
 def test_a_user_cannot_have_a_command_run(alice: Person, dials: list[str]) -> None:
     server = {"url": "http://127.0.0.1:8000/mcp", "transport": "stdio"}
     response = alice.post("connect", llm={"model": "openai:scripted"}, server=server)
-    assert "streamable_http or sse" in refused(response, 400)
+    assert "'streamable_http' or 'sse'" in refused(response, 422)
     assert dials == []
 
 

@@ -41,6 +41,7 @@ from mcp_chat.stores.base import (
     Inbox,
     Lease,
     Leases,
+    Rates,
     Store,
     Window,
 )
@@ -106,6 +107,7 @@ def operations(store: Store, lease: Lease) -> dict[str, Callable[[], Work]]:
         "leases.release": partial(leases.release, lease),
         "leases.beat": partial(leases.beat, worker, 5.0),
         "leases.alive": partial(leases.alive, worker),
+        "leases.full": partial(leases.full, worker),
         "leases.workers": leases.workers,
         "leases.silent": leases.silent,
         "leases.users": partial(leases.users, worker),
@@ -131,6 +133,7 @@ def operations(store: Store, lease: Lease) -> dict[str, Callable[[], Work]]:
         "configs.get": partial(configs.get, user),
         "configs.put": partial(configs.put, user, marked(user), **own),
         "configs.delete": partial(configs.delete, user, **own),
+        "rates.take": partial(store.rates.take, user, per_minute=1_000_000),
         "bells.ring": partial(store.bells.ring, user, marked(user)),
         "bells.listen": partial(listened, store.bells, user),
         "ping": store.ping,
@@ -313,7 +316,7 @@ async def cut_all(store: RedisStore, name: str, only: Callable[[str], bool], col
 async def test_every_operation_is_cancelled_there_is(store: RedisStore, archive: SQLArchive) -> None:
     lease = Lease(user="a", worker="w", epoch=1)
     protocols = {"leases": Leases, "inbox": Inbox, "log": EventLog, "window": Window}
-    protocols |= {"configs": Configs, "bells": Bells}
+    protocols |= {"configs": Configs, "rates": Rates, "bells": Bells}
     known = {method for name, protocol in protocols.items() for method in methods(protocol, f"{name}.")}
     assert set(operations(store, lease)) == known | {"ping"}
     assert set(records(archive, "nobody")) == methods(Archive)

@@ -109,7 +109,7 @@ def test_each_setting_that_a_page_names_exists() -> None:
     known = {str(field.alias) for field in Settings.model_fields.values()}
     prefixes = r"MCP_CHAT_|LLMCHAT_|JWT_|GUNICORN_|WORKER_|REDIS_|DATABASE_|OLLAMA_"
     for page in ("README.md", *(f"docs/{name}.md" for name in PAGES)):
-        named = set(re.findall(rf"\b(?:{prefixes})[A-Z_]+\b", (ROOT / page).read_text()))
+        named = set(re.findall(rf"\b(?:{prefixes})[A-Z0-9_]+\b", (ROOT / page).read_text()))
         assert named <= known, f"{page}: {named - known}"
 
 

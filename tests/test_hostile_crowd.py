@@ -90,7 +90,7 @@ def suffer(url: str, name: str, hostile_url: str, manners: tuple[str, ...]) -> N
             began = time.monotonic()
             response = person.post("connect", llm={"model": "openai:scripted"}, server=server)
             if response.status_code != 200:
-                refused(response, 503)
+                refused(response, 422 if response.status_code == 422 else 503)  # too many tools, or no server
             else:
                 use(person, response.json()["tools"])
             rounds = 1 + (len(response.json().get("tools", ())) + CALLED - 1) // CALLED

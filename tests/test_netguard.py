@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import gzip
 import socket
 import ssl
@@ -11,9 +10,9 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,6 @@ import httpx2
 import ollama
 import openai
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client
@@ -48,7 +44,9 @@ from mcp_chat.netguard import (
     guarded_client2,
     refusal,
 )
+from tests.outside import certificate
 from tests.running import running
+from tests.vectors import Vector, answers_of, vectors
 
 pytestmark = pytest.mark.anyio
 
@@ -140,65 +138,48 @@ def http(body: bytes = b"hello", *, status: int = 200, headers: str = "", sized:
 # The vectors
 
 
-def vectors() -> Iterator[Any]:
-    lines = Path(__file__).with_name("ssrf_vectors.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    for number, line in enumerate(lines, 2):
-        url, expected, _note, answers = (*line.split("\t"), "")[:4]
-        marks = {
-            "TAB": "\t",
-            "CR": "\r",
-            "LF": "\n",
-            "NUL": "\0",
-            "NBSP": "\xa0",
-            "ZWSP": "\u200b",
-            "300": "a" * 300,
-        }
-        for name, text in marks.items():
-            url = url.replace(f"{{{name}}}", text)
-        if url and (url.startswith("[") or not {":", "/"} & set(url)):
-            url = f"http://{url}/"
-        yield pytest.param(url, expected, answers, id=f"line {number}")
-
-
-def resolver_of(answers: str) -> Resolver:
+def resolver_of(*lookups: str) -> Resolver:
     """Play a vector's answers; without any, ask the system, which needs no network for literals."""
+    waiting = list(lookups)
 
     async def play(host: str, port: int) -> Sequence[str]:
-        if answers == "!":
-            raise socket.gaierror(socket.EAI_NONAME, "no such name")
         try:
             return [str(ip_address(host))]
         except ValueError:
-            return [] if answers == "-" else answers.split(",")
+            lookup = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        if lookup == "!":
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return answers_of(lookup)
 
-    return play if answers else netguard.resolve
+    return play if lookups else netguard.resolve
 
 
-@pytest.mark.parametrize(("url", "expected", "answers"), [*vectors()])
-async def test_vector(url: str, expected: str, answers: str, make_client: MakeClient, dials: Dials) -> None:
+@pytest.mark.parametrize("vector", [pytest.param(each, id=f"line {each.line}") for each in vectors()])
+async def test_vector(vector: Vector, make_client: MakeClient, dials: Dials) -> None:
     """Each vector goes to the parser, and as it is to a real client."""
-    if expected == "invalid":
+    url = vector.url
+    if vector.expected == "invalid":
         with pytest.raises(InvalidRequest, match=r"^Invalid server URL: (write|use) .+\.$"):
             check_url(url)
     else:
         assert check_url(check_url(url)) == check_url(url)
-    async with make_client(Policy(), resolver=resolver_of(answers)) as client:
+    reached: Sequence[str] = ()
+    if vector.expected in ("allow", "rebind"):
+        reached = await resolver_of(*vector.lookups)(httpx2.URL(url).raw_host.decode(), 80)
+    async with make_client(Policy(), resolver=resolver_of(*vector.lookups)) as client:
         with pytest.raises(Exception) as caught:  # noqa: PT011  # of many libraries; the log is what counts
             await client.get(url)
-    if expected == "allow":
-        assert dials
-        assert refusal(caught.value) is None
-        assert [ip_address(dial) for dial in dials] == [
-            ip_address(answer) for answer in await resolver_of(answers)(httpx2.URL(url).raw_host.decode(), 80)
-        ]
-    else:
-        assert dials == []
-    if expected == "deny":
+        assert refusal(caught.value) is None or not reached
+        if vector.expected == "rebind":
+            with pytest.raises(Exception) as caught:  # noqa: PT011
+                await client.get(url)
+    assert [ip_address(dial) for dial in dials] == [ip_address(address) for address in reached]
+    if vector.expected in ("deny", "rebind"):
         assert isinstance(caught.value, AddressNotAllowed)
 
 
 def test_there_are_vectors() -> None:
-    assert len(list(vectors())) >= 200
+    assert len({vector.url for vector in vectors()}) >= 900
 
 
 # The parser
@@ -279,6 +260,75 @@ def test_a_network_within_link_local_does() -> None:
     assert not allows("169.254.169.254", "169.254.1.0/24")
     assert allows("fe80::1%eth0", "fe80::/64")
     assert allows("64:ff9b::808:808", "64:ff9b::/96")
+
+
+# Ports, schemes, NAT64
+
+
+WEB = Policy(ports=(range(443, 444), range(6000, 9000), range(3306, 3307)))
+
+
+@pytest.mark.parametrize(
+    ("port", "allowed"),
+    [(443, True), (8000, True), (8999, True), (3306, True), (80, False), (9000, False), (6379, False)],
+)
+def test_the_operator_can_name_the_only_ports(port: int, allowed: bool) -> None:
+    """A range does not open another server's port; who wants that names it by itself."""
+    assert WEB.allows_port(port) is allowed
+    if allowed:
+        assert check_url(f"https://e.org:{port}/", WEB)
+    else:
+        with pytest.raises(InvalidRequest, match=r"use a port of 443, 6000-8999, 3306\."):
+            check_url(f"https://e.org:{port}/", WEB)
+
+
+def test_a_port_that_is_not_written_counts_too() -> None:
+    assert check_url("https://e.org/", WEB)
+    with pytest.raises(InvalidRequest):
+        check_url("http://e.org/", WEB)
+
+
+def test_the_operator_can_forbid_what_is_not_encrypted() -> None:
+    policy = Policy(schemes=("https",))
+    assert check_url("https://e.org/", policy)
+    with pytest.raises(InvalidRequest, match=r"use https\."):
+        check_url("http://e.org/", policy)
+
+
+@pytest.mark.parametrize("policy", [Policy(schemes=("https",)), Policy(ports=(range(443, 444),))])
+async def test_scheme_and_port_are_judged_at_the_socket_too(
+    policy: Policy, make_client: MakeClient, dials: Dials
+) -> None:
+    """A URL that was stored before the setting changed, or one that a redirect names."""
+    async with make_client(policy) as client:
+        with pytest.raises(AddressNotAllowed):
+            await client.get("http://1.1.1.1/")
+    assert dials == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "private", "public"),  # the examples of RFC 6052 have 192.0.2.33; so have these, and 8.8.4.4
+    [
+        ("2001:db8::/32", "2001:db8:c000:221::", "2001:db8:808:404::"),
+        ("2001:db8:100::/40", "2001:db8:1c0:2:21::", "2001:db8:108:804:4::"),
+        ("2001:db8:122::/48", "2001:db8:122:c000:2:2100::", "2001:db8:122:808:4:400::"),
+        ("2001:db8:122:300::/56", "2001:db8:122:3c0:0:221::", "2001:db8:122:308:8:404::"),
+        ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100::", "2001:db8:122:344:8:804:400:0"),
+        ("2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33", "2001:db8:122:344::8.8.4.4"),
+        ("64:ff9b::/96", "64:ff9b::192.0.2.33", "64:ff9b::8.8.4.4"),
+        ("2a01:1:2:3::/96", "2a01:1:2:3::192.0.2.33", "2a01:1:2:3::8.8.4.4"),
+    ],
+)
+def test_behind_a_nat64_prefix_of_the_site_the_ipv4_address_counts(
+    prefix: str, private: str, public: str
+) -> None:
+    network = ip_network(prefix)
+    assert isinstance(network, IPv6Network)
+    site = Policy(nat64=(network,))
+    assert not site.allows(ip_address(private))
+    assert site.allows(ip_address(public))
+    assert Policy((ip_network("192.0.2.0/24"),), nat64=(network,)).allows(ip_address(private))
+    assert Policy().allows(ip_address(private)) is prefix.startswith("2a01"), "nobody else can know"
 
 
 # The socket
@@ -448,23 +498,8 @@ async def test_proxies_and_netrc_of_the_environment_are_not_used(
 @pytest.fixture
 def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """A server context for app.example; the clients trust its certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "app.example")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("app.example")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "server.pem"
-    path.write_bytes(pem + secret)
-    trusting = ssl.create_default_context(cadata=pem.decode())
+    path = certificate(tmp_path, "app.example")
+    trusting = ssl.create_default_context(cafile=str(path))
     monkeypatch.setattr(netguard, "_tls", lambda: trusting)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)

@@ -261,6 +261,19 @@ async def test_the_operators_key_never_goes_to_an_address_of_a_user() -> None:
         await model.aclose()
 
 
+@pytest.mark.parametrize("provider", ["openai", "ollama"])
+async def test_no_package_dials_past_the_guard_from_a_thread(provider: str, ollama_url: str) -> None:
+    config = ModelConfig(provider=provider, model="m", base_url=ollama_url, api_key="k")
+    model = providers().open(config)
+    try:
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - of many libraries
+            model.chat.invoke("hello")
+        cause = caught.value.__cause__ or caught.value
+        assert isinstance(cause, NotImplementedError)
+    finally:
+        await model.aclose()
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://e.org", "http://u:p@e.org", "http://e.org:22", "e.org", "http://e .org"]
 )

@@ -130,8 +130,8 @@ def test_a_user_cannot_name_a_command(time_server: Person) -> None:
     llm = {"model": "openai:scripted"}
     server = {"url": "http://127.0.0.1:9/mcp", "transport": "stdio"}
     refused = time_server.post("connect", llm=llm, server=server)
-    assert refused.status_code == 400
-    assert "streamable_http or sse" in refused.json()["detail"]
+    assert refused.status_code == 422
+    assert "'streamable_http' or 'sse'" in refused.json()["detail"]
     refused = time_server.post("connect", llm=llm, server={"url": "http://x/", "command": sys.executable})
     assert refused.status_code == 422
     assert started_for(time_server.name) == []

@@ -158,7 +158,22 @@ def test_a_server_without_an_alias_is_called_after_its_host(url: str, alias: str
     assert own_server(url, transport="streamable_http", auth_token=None, alias=None).alias == alias
 
 
-@pytest.mark.parametrize("token", ["a\r\nX: y", "a\nb", "ä", "\x00", "a\x7fb"])
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("Authorization", "Bearer ${TOKEN}"), ("X:", "y"), ("X Y", "z"), ("", "x"), ("X", "a\nb"), ("Ä", "x")],
+)
+def test_a_header_that_cannot_be_sent_is_one_sentence_without_its_value(
+    tmp_path: Path, header: str, value: str
+) -> None:
+    """A token that was read from a file has its line end with it."""
+    path = tmp_path / "servers.json"
+    path.write_text(json.dumps({"mcpServers": {"a": {"url": "https://e.org", "headers": {header: value}}}}))
+    with pytest.raises(SettingsError, match="the server a has a header that cannot be sent") as refused:
+        read_servers(path, {"TOKEN": "CANARY\n"})
+    assert "CANARY" not in str(refused.value)
+
+
+@pytest.mark.parametrize("token", ["a\r\nX: y", "a\nb", "ä", "\x00", "a\x7fb", " a", "a ", "a\n"])
 def test_a_token_that_no_header_may_have_is_refused(token: str) -> None:
     with pytest.raises(InvalidRequest):
         own_server("https://e.org", transport="streamable_http", auth_token=token, alias=None)

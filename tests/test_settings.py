@@ -12,7 +12,7 @@ from mcp_chat import cli
 from mcp_chat.app import check_stores, create_app
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.safety import check_settings, is_loopback
-from mcp_chat.settings import Settings, env_example, load_settings
+from mcp_chat.settings import Settings, as_text, env_example, load_settings
 
 ROOT = Path(__file__).parent.parent
 KEY = base64.b64encode(bytes(32)).decode()
@@ -55,7 +55,7 @@ def test_every_setting_is_in_the_example_with_one_line_of_help() -> None:
 def test_every_line_of_the_example_is_the_default_when_it_is_uncommented(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    lines = re.findall(r"^# ([A-Z_]+=.*)$", env_example(), re.MULTILINE)
+    lines = re.findall(r"^# ([A-Z0-9_]+=.*)$", env_example(), re.MULTILINE)
     assert len(lines) == len(VARIABLES)
     (tmp_path / ".env").write_text("\n".join(lines))
     monkeypatch.setitem(Settings.model_config, "env_file", str(tmp_path / ".env"))
@@ -112,6 +112,41 @@ def test_networks_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [str(n) for n in load_settings().allowed_networks] == ["10.0.0.0/8", "::1/128", "192.168.1.7/32"]
 
 
+def test_ports_are_a_list_of_numbers_and_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCP_CHAT_ALLOWED_PORTS", "443, 8000-8999,")
+    read = load_settings().allowed_ports
+    assert read == (range(443, 444), range(8000, 9000))
+    assert as_text(read) == "443,8000-8999"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://gateway.example.org",
+        "https://gateway.example.org/servers",
+        "https://gateway.example.org/",
+        "https://gateway.example.org?x",
+        "https://user@gateway.example.org",
+        "https://*.example.org",
+        "https://gateway.example.org:0",
+        "https://gateway.example.org:6379",
+        "https://gateway..org",
+        "gateway.example.org",
+        "*",
+        "null",
+    ],
+)
+def test_what_is_no_origin_of_a_gateway_is_refused(origin: str) -> None:
+    with pytest.raises(SettingsError, match="MCP_CHAT_GATEWAY_ORIGINS") as refused:
+        create_app(load_settings(gateway_origins=f"https://good.example.org:4444,{origin}", workers=1))
+    assert str(refused.value).count(". ") == 0
+
+
+@pytest.mark.parametrize("origin", ["https://g.example:8443", "http://127.0.0.1:4444", "http://[::1]:4444"])
+def test_a_gateways_origin_is_encrypted_or_on_this_machine(origin: str) -> None:
+    create_app(load_settings(gateway_origins=origin, workers=1))
+
+
 # What is refused
 
 BAD = [
@@ -128,6 +163,15 @@ BAD = [
     ("MCP_CHAT_ALLOWED_NETWORKS", "internal"),
     ("MCP_CHAT_ALLOWED_NETWORKS", "10.0.0.1/8"),
     ("MCP_CHAT_ALLOWED_NETWORKS", "10.0.0.0/33"),
+    ("MCP_CHAT_ALLOWED_PORTS", "http"),
+    ("MCP_CHAT_ALLOWED_PORTS", "0"),
+    ("MCP_CHAT_ALLOWED_PORTS", "9000-8000"),
+    ("MCP_CHAT_ALLOWED_PORTS", "80-"),
+    ("MCP_CHAT_ALLOWED_PORTS", "443,65536"),
+    ("MCP_CHAT_ALLOWED_SCHEMES", "https,ftp"),
+    ("MCP_CHAT_ALLOWED_SCHEMES", ","),
+    ("MCP_CHAT_NAT64_PREFIXES", "10.0.0.0/8"),
+    ("MCP_CHAT_NAT64_PREFIXES", "2001:db8::/60"),
     ("MCP_CHAT_DEMO_SERVER", "perhaps"),
     ("LLMCHAT_SESSION_TTL", "0"),
     ("LLMCHAT_SESSION_LOCK_WAIT", "0"),

@@ -115,7 +115,7 @@ class ServerBody(Body):
 
     name: str | None = Field(None, max_length=64, description="An operator's server.")
     url: str | None = Field(None, max_length=2048, description="Your own server, http or https.")
-    transport: Annotated[Literal["streamable_http", "sse", "stdio"], _default_if_null("streamable_http")] = (
+    transport: Annotated[Literal["streamable_http", "sse"], _default_if_null("streamable_http")] = (
         "streamable_http"
     )
     auth_token: str | None = Field(

@@ -42,6 +42,7 @@ from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.identity import Principal
 from mcp_chat.message import ID, MESSAGE, Message, new_id
+from mcp_chat.netguard import Policy
 from mcp_chat.providers import Providers
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.vault import Vault
@@ -61,6 +62,8 @@ class LLMChat:
         max_message: Bytes of a message.
         max_servers: Servers of a user.
         max_sessions: Conversations of a user.
+        policy: Which URLs users may give.
+        gateway_origins: Where the MCP servers are that get the user's login token.
     """
 
     identity: Identity
@@ -77,11 +80,13 @@ class LLMChat:
     max_message: int
     max_servers: int
     max_sessions: int
+    policy: Policy
+    gateway_origins: frozenset[str]
 
     async def connect(self, request: Request) -> Response:
         """Open servers and a model; the answer comes when they are proven, or nothing has changed."""
         user, body = await self._read(request, ConnectBody)
-        config = await self._configuration(body)
+        config = await self._configuration(body, user)
         if self.archive and await self.archive.has_sessions(user.key, self.max_sessions):
             raise TooManySessions
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
@@ -221,7 +226,7 @@ class LLMChat:
         body = await read_body(request, form, limit=self.max_body)
         return await require_user(request, self.identity, body.user_id), body
 
-    async def _configuration(self, body: ConnectBody) -> UserConfig:
+    async def _configuration(self, body: ConnectBody, user: Principal) -> UserConfig:
         llm = body.llm
         if llm.config is not None and llm.provider is not None:
             model = await self.providers.own(llm.provider, llm.config.used())
@@ -229,21 +234,26 @@ class LLMChat:
             model = await self.providers.choose(
                 llm.model or "", temperature=llm.temperature, max_tokens=llm.max_tokens
             )
-        return UserConfig(servers=self._chosen(body), model=model, streaming=body.streaming)
+        return UserConfig(servers=self._chosen(body, user), model=model, streaming=body.streaming)
 
-    def _chosen(self, body: ConnectBody) -> tuple[ServerConfig, ...]:
+    def _chosen(self, body: ConnectBody, user: Principal) -> tuple[ServerConfig, ...]:
         """Without a server in the body it is the operator's `default` one, if there is one."""
         if body.server is None and body.servers is None:
             return tuple(server for name, server in self.servers.items() if name == "default")
         if len(body.all_servers()) > self.max_servers:
             raise InvalidBody([_too_many(self.max_servers)])
-        return servers.distinct([self._server(server) for server in body.all_servers()])
+        return servers.distinct([self._server(server, user) for server in body.all_servers()])
 
-    def _server(self, body: ServerBody) -> ServerConfig:
+    def _server(self, body: ServerBody, user: Principal) -> ServerConfig:
         if body.url:
-            return servers.own_server(
-                body.url, transport=body.transport, auth_token=body.auth_token, alias=body.alias
+            own = servers.own_server(
+                body.url,
+                transport=body.transport,
+                auth_token=body.auth_token,
+                alias=body.alias,
+                policy=self.policy,
             )
+            return servers.with_login(own, user.token, self.gateway_origins)
         server = self.servers.get(body.name or "")
         if server is None:
             known = ", ".join(self.servers) or "none"

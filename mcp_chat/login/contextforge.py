@@ -7,7 +7,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -118,4 +118,4 @@ class ContextForgeIdentity:
         if not token:
             return None
         proven = await self._check.principal(token)
-        return Principal(id=await self._gateway.user_of(token), expires=proven.expires)
+        return replace(proven, id=await self._gateway.user_of(token), token=token)

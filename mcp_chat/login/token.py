@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -112,7 +113,7 @@ class BearerIdentity:
     async def identify(self, connection: HTTPConnection) -> Principal | None:
         """Return whose token was presented."""
         token = bearer_of(connection)
-        return await self._check.principal(token) if token else None
+        return replace(await self._check.principal(token), token=token) if token else None
 
 
 def bearer_of(connection: HTTPConnection) -> str:
