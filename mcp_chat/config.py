@@ -26,11 +26,11 @@ class ServerConfig:
     alias: str
     transport: Transport = "streamable_http"
     url: str | None = None
-    auth_token: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    auth_token: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     command: str | None = None
     args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     description: str = ""
     operator: bool = False
     safe_tools: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class ModelConfig:
     provider: str
     model: str
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     temperature: float | None = None
     max_tokens: int | None = None
     operator: bool = False

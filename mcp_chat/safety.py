@@ -8,8 +8,8 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from mcp_chat.exceptions import SettingsError
+from mcp_chat.keyring import check_strength, keys_in, read_keys
 from mcp_chat.settings import Settings
-from mcp_chat.vault import decode_key
 
 LEAST_SECRET = 32
 """Bytes."""
@@ -45,12 +45,26 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_encryption(settings: Settings) -> None:
-    if key := settings.encryption_key.get_secret_value():
-        decode_key(key)
-    elif settings.auth != "demo":
+    keys = encryption_keys(settings)
+    if settings.auth == "demo":
+        return
+    if not keys:
         raise SettingsError(
             "MCP_CHAT_ENCRYPTION_KEY must be set outside demo mode: `openssl rand -base64 32` makes one."
         )
+    check_strength(keys)
+
+
+def encryption_keys(settings: Settings) -> list[bytes]:
+    """Return the keys that are set, the newest first.
+
+    Raises:
+        SettingsError: They cannot be read.
+    """
+    text, path = settings.encryption_key.get_secret_value(), settings.encryption_key_file
+    if text and path:
+        raise SettingsError("Set MCP_CHAT_ENCRYPTION_KEY or MCP_CHAT_ENCRYPTION_KEY_FILE, not both.")
+    return keys_in(path) if path else read_keys(text)
 
 
 def _check_demo(settings: Settings) -> None:

@@ -30,16 +30,20 @@ from mcp_chat.record import Record
 from mcp_chat.session import Session
 from mcp_chat.stores import rows
 from mcp_chat.stores.base import Addition, Archive, Recency
+from mcp_chat.stores.cipher import PLAIN, Sealing
 from mcp_chat.stores.database import driver_url, migrate
 from mcp_chat.stores.memory import MemoryStore
 from mcp_chat.stores.sql import SQLArchive, open_sql
 from mcp_chat.stores.words import index, words
 from mcp_chat.upload import Upload
+from mcp_chat.vault import Vault
 from tests.conftest import missing
 from tests.postgres import private_postgresql, programs
 from tests.test_stores import cancelled_at
 
 pytestmark = pytest.mark.anyio
+
+SEALING = Sealing(Vault([bytes(range(32))]))
 
 
 @pytest.fixture
@@ -97,10 +101,10 @@ def sqlite_url(tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture
-async def archive(url: str) -> AsyncIterator[SQLArchive]:
-    """Each kind of archive."""
-    async with open_sql(url) as opened:
+@pytest.fixture(params=["plain", "sealed"])
+async def archive(request: pytest.FixtureRequest, url: str) -> AsyncIterator[SQLArchive]:
+    """Each kind of archive, with texts as they are and with sealed ones, which are in one database."""
+    async with open_sql(url, PLAIN if request.param == "plain" else SEALING) as opened:
         yield opened
 
 
