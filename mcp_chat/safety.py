@@ -67,6 +67,16 @@ def encryption_keys(settings: Settings) -> list[bytes]:
     return keys_in(path) if path else read_keys(text)
 
 
+def keys_at_hand(settings: Settings) -> list[bytes]:
+    """Return the keys for an operator's command: those that are set, or that demo mode has made.
+
+    Raises:
+        SettingsError: They cannot be read.
+    """
+    keys, made = encryption_keys(settings), settings.data_dir.expanduser() / "encryption.key"
+    return keys_in(made) if not keys and settings.auth == "demo" and made.is_file() else keys
+
+
 def _check_demo(settings: Settings) -> None:
     if not is_loopback(settings.host):
         raise SettingsError(
