@@ -45,6 +45,7 @@ from mcp_chat.exceptions import ChatError, InvalidRequest, SettingsError, StoreU
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.keyring import is_open_to_all
 from mcp_chat.limits import ServerLimits
 from mcp_chat.login.contextforge import SESSION, ContextForgeIdentity, Gateway
 from mcp_chat.login.custom import CustomIdentity, function_at
@@ -58,14 +59,15 @@ from mcp_chat.metrics import Metrics
 from mcp_chat.netguard import Policy, check_url
 from mcp_chat.ownership import Ownership
 from mcp_chat.providers import Providers, load_packages
-from mcp_chat.safety import check_settings
+from mcp_chat.safety import check_settings, encryption_keys
 from mcp_chat.servers import current, read_servers
 from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.base import Archive, Store
+from mcp_chat.stores.cipher import Sealing
 from mcp_chat.stores.memory import MemoryRates, MemoryStore
 from mcp_chat.stores.redis import RedisStore, open_leases, open_redis
 from mcp_chat.stores.sql import open_sql
-from mcp_chat.vault import Vault, decode_key
+from mcp_chat.vault import Vault
 from mcp_chat.workshop import Workshop
 
 log = structlog.get_logger()
@@ -136,7 +138,7 @@ def parts_of(settings: Settings) -> Parts:
         entries=entries,
         servers={**demo_servers(), **read_servers(settings.servers_file)},
         identity=identity_of(settings),
-        vault=Vault(key_of(settings)),
+        vault=vault_of(settings),
         drain=Drain(),
         policy=policy_of(settings),
         gateway_origins=origins_of(settings),
@@ -147,7 +149,7 @@ def parts_of(settings: Settings) -> Parts:
 async def lifespan(parts: Parts, app: Starlette) -> AsyncIterator[None]:
     """Open the stores and serve until the worker has let its users go."""
     async with AsyncExitStack() as stack:
-        store, archive = await open_stores(parts.settings, stack)
+        store, archive = await open_stores(parts, stack)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         heart = heart_of(parts.settings, store)
         stack.push_async_callback(heart.stop)  # whatever ends the tasks, the worker is to look dead then
@@ -278,10 +280,12 @@ def keys_of_tokens(settings: Settings) -> Keys:
     return FixedKey(settings.jwt_secret_key.get_secret_value())
 
 
-def key_of(settings: Settings) -> bytes:
-    """Return the encryption key; in demo mode one that lasts as long as this process if none is set."""
-    text = settings.encryption_key.get_secret_value()
-    return decode_key(text) if text else os.urandom(32)
+def vault_of(settings: Settings) -> Vault:
+    """Return the vault; in demo mode with a key that lasts as long as this process if none is set."""
+    path = settings.encryption_key_file
+    if path and is_open_to_all(path):  # as orchestrators mount secrets; elsewhere it is a mistake
+        log.warning("encryption_key_file.open_to_all", path=str(path), advice="chmod 600")
+    return Vault(encryption_keys(settings) or [os.urandom(32)])
 
 
 def demo_servers() -> dict[str, ServerConfig]:
@@ -293,17 +297,19 @@ def demo_servers() -> dict[str, ServerConfig]:
     return {"demo": ServerConfig(alias="demo", url=url, description=text, operator=True)}
 
 
-async def open_stores(settings: Settings, stack: AsyncExitStack) -> tuple[Store, Archive | None]:
+async def open_stores(parts: Parts, stack: AsyncExitStack) -> tuple[Store, Archive | None]:
     """Open what is set: Redis or memory, and the archive if there is a database."""
+    settings, cipher = parts.settings, Sealing(parts.vault, on=parts.settings.encrypt_history)
     redis_url = settings.redis_url.get_secret_value()
     database_url = settings.database_url.get_secret_value()
-    archive = await stack.enter_async_context(open_sql(database_url)) if database_url else None
+    archive = await stack.enter_async_context(open_sql(database_url, cipher)) if database_url else None
     if archive:
         await check_schema(archive)
     if not redis_url:
         return MemoryStore(max_messages=settings.history_max_messages), archive
     redis = open_redis(
         redis_url,
+        cipher=cipher,
         max_messages=settings.history_max_messages,
         history_ttl=settings.history_ttl,
         session_ttl=settings.session_ttl if archive else CONFIG_TTL,

@@ -41,8 +41,13 @@ class UserConfigs:
         One that was sealed with a lost key, or by a version that this one does not know, is none.
         """
         sealed = await self._sealed(user)
-        if sealed is None:
-            return None
+        config = None if sealed is None else self._opened(user, sealed)
+        if config or sealed is None or self._archive is None:
+            return config
+        record = await self._archive.get(user)  # a copy may be older than what was sealed anew
+        return self._opened(user, record) if record and record != sealed else None
+
+    def _opened(self, user: str, sealed: str) -> UserConfig | None:
         try:
             return CONFIG.validate_json(self._vault.open(sealed, user=user, field=FIELD))
         except (Unreadable, ValidationError) as error:
@@ -70,7 +75,13 @@ class UserConfigs:
         """
         sealed = await self._sealed(user)
         if sealed is not None:
-            await self._copy(user, sealed, epoch)
+            await self._copy(user, self._renewed(user, sealed), epoch)
+
+    def _renewed(self, user: str, sealed: str) -> str:
+        """The copy that is written goes under the newest key, so that none under an old one lives on."""
+        with contextlib.suppress(Unreadable):
+            return self._vault.renewed(sealed, user=user) or sealed
+        return sealed
 
     async def forget(self, user: str, *, epoch: int) -> None:
         """Delete it.

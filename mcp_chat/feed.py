@@ -162,7 +162,7 @@ class Feed:
         entries: list[Entry] = []
         for note in notes:
             if order(last_of(note)) > order(watch.place):  # an owner on this worker was faster
-                entries += self._log.heard(note)
+                entries += self._log.heard(user, note)
         fresh = [entry for entry in entries if order(entry.id) > order(watch.place)]
         if fresh and unbroken(watch.place, fresh):
             watch.tell(fresh)

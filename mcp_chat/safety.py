@@ -8,8 +8,8 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from mcp_chat.exceptions import SettingsError
+from mcp_chat.keyring import check_strength, keys_in, read_keys
 from mcp_chat.settings import Settings
-from mcp_chat.vault import decode_key
 
 LEAST_SECRET = 32
 """Bytes."""
@@ -48,12 +48,36 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_encryption(settings: Settings) -> None:
-    if key := settings.encryption_key.get_secret_value():
-        decode_key(key)
-    elif settings.auth != "demo":
+    keys = encryption_keys(settings)
+    if settings.auth == "demo":
+        return
+    if not keys:
         raise SettingsError(
             "MCP_CHAT_ENCRYPTION_KEY must be set outside demo mode: `openssl rand -base64 32` makes one."
         )
+    check_strength(keys)
+
+
+def encryption_keys(settings: Settings) -> list[bytes]:
+    """Return the keys that are set, the newest first.
+
+    Raises:
+        SettingsError: They cannot be read.
+    """
+    text, path = settings.encryption_key.get_secret_value(), settings.encryption_key_file
+    if text and path:
+        raise SettingsError("Set MCP_CHAT_ENCRYPTION_KEY or MCP_CHAT_ENCRYPTION_KEY_FILE, not both.")
+    return keys_in(path) if path else read_keys(text)
+
+
+def keys_at_hand(settings: Settings) -> list[bytes]:
+    """Return the keys for an operator's command: those that are set, or that demo mode has made.
+
+    Raises:
+        SettingsError: They cannot be read.
+    """
+    keys, made = encryption_keys(settings), settings.data_dir.expanduser() / "encryption.key"
+    return keys_in(made) if not keys and settings.auth == "demo" and made.is_file() else keys
 
 
 def _check_demo(settings: Settings) -> None:

@@ -136,7 +136,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def demo_values(settings: Settings, data: DataDir) -> dict[str, object]:
     """What demo mode supplies: keys of its own, and the way to servers on this machine."""
     values: dict[str, object] = {}
-    if not settings.encryption_key.get_secret_value():
+    if not settings.encryption_key.get_secret_value() and not settings.encryption_key_file:
         values["encryption_key"] = SecretStr(data.key("encryption.key"))
     if not settings.jwt_secret_key.get_secret_value():
         values["jwt_secret_key"] = SecretStr(data.key("cookie.key"))

@@ -28,10 +28,12 @@ from mcp_chat.exceptions import (
     TooManyWaiting,
 )
 from mcp_chat.identity import user_key
+from mcp_chat.safety import keys_at_hand
 from mcp_chat.session import Session
 from mcp_chat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from mcp_chat.stores.cipher import Cipher
     from mcp_chat.stores.redis import RedisStore
     from mcp_chat.stores.sql import SQLArchive
 
@@ -264,9 +266,18 @@ def _run(user: str, work: Callable[[Shelf], Awaitable[Any]]) -> Any:
 async def _shelf(settings: Settings, user: str) -> AsyncIterator[Shelf]:
     from mcp_chat.stores.sql import open_sql  # noqa: PLC0415
 
-    async with open_sql(database_url(settings)) as archive:
+    async with open_sql(database_url(settings), cipher_of(settings)) as archive:
         await archive.ping()
         yield Shelf(archive=archive, user=user_key(user))
+
+
+def cipher_of(settings: Settings) -> Cipher:
+    """Return what the chat's texts go through."""
+    from mcp_chat.stores.cipher import PLAIN, Sealing  # noqa: PLC0415
+    from mcp_chat.vault import Vault  # noqa: PLC0415
+
+    keys = keys_at_hand(settings)
+    return Sealing(Vault(keys), on=settings.encrypt_history) if keys else PLAIN
 
 
 def database_url(settings: Settings) -> str:

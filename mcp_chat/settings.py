@@ -187,7 +187,17 @@ class Settings(BaseSettings):
     encryption_key: SecretStr = Field(
         SecretStr(""),
         alias="MCP_CHAT_ENCRYPTION_KEY",
-        description="Base64 of 32 bytes that seals users' keys and tokens. Empty in demo mode: one is made.",
+        description="Base64 of 32 bytes that seals secrets; several with commas, newest first.",
+    )
+    encryption_key_file: Path | None = Field(
+        None,
+        alias="MCP_CHAT_ENCRYPTION_KEY_FILE",
+        description="A file with these keys instead, one on a line.",
+    )
+    encrypt_history: bool = Field(
+        False,
+        alias="MCP_CHAT_ENCRYPT_HISTORY",
+        description="Seal what is said, files and names too. A search then finds whole words only.",
     )
     allowed_networks: Networks = Field(
         (),

@@ -59,7 +59,7 @@ EPOCH_TIME = 1_800_000_000.0
 """What the clock on the wall says when a world begins."""
 
 HELD = mcp_chat.app.HELD
-VAULT = Vault(b"k" * 32)
+VAULT = Vault([b"k" * 32])
 Part = Literal["store", "archive"]
 
 

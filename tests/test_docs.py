@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +20,13 @@ from mcp_chat.metrics import Metrics
 from mcp_chat.servers import read_servers
 from mcp_chat.settings import Settings
 from mcp_chat.stores.client import open_client
+from mcp_chat.stores.database import migrate
+from mcp_chat.vault import Vault
 from tests.conftest import need
 from tests.installation import Installation
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("operations", "identity", "scaling", "http-api", "architecture", "history")
+PAGES = ("operations", "identity", "scaling", "http-api", "architecture", "history", "secrets")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -179,6 +184,30 @@ def test_the_history_pages_example_runs(
     )
     assert done.returncode == 0, done.stderr
     assert "content='hello'" in done.stdout
+
+
+def test_the_secrets_pages_rotation_does_what_it_shows(tmp_path: Path) -> None:
+    migrate(f"sqlite:///{tmp_path}/chat.db")
+    [(_, script)] = [block for block in blocks("docs/secrets.md") if block[0] == "sh"]
+    _, shown = (text for language, text in blocks("docs/secrets.md") if language == "text")
+    vault = Vault([bytes(range(32))])
+    with sqlite3.connect(tmp_path / "chat.db") as connection:
+        config = vault.seal("secret", user="ann", field="config")
+        connection.execute("INSERT INTO chat_user VALUES ('ann', 1, ?, '2026-01-01')", (config,))
+    env = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/chat.db",
+        "MCP_CHAT_ENCRYPTION_KEY": base64.b64encode(bytes(range(32))).decode(),
+    }
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, *table = done.stdout.splitlines()
+    assert first == "Renewed: 1. Left under older keys or unsealed: 0. Unreadable: 0."
+    assert [re.sub(r"[0-9a-f]{16}|\d+$", "*", line).split() for line in table] == [
+        re.sub(r"[0-9a-f]{16}|\d+$", "*", line).split() for line in shown.splitlines()
+    ]
 
 
 def test_make_help_lists_each_target() -> None:

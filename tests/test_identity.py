@@ -30,7 +30,7 @@ from tests.person import Person
 from tests.running import running
 
 SECRET = "a secret of more than 32 bytes, for tests"
-KEY = base64.b64encode(bytes(32)).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
 JWT = {"auth": "jwt", "jwt_secret_key": SECRET, "encryption_key": KEY}
 PUBLIC = {
     *("/livez", "/readyz", "/metrics", "/openapi.json", "/", "/web"),

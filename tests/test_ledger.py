@@ -21,6 +21,7 @@ from mcp_chat.events import Cancelled, Connected, Disconnected, Failed, Final, S
 from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
 from mcp_chat.message import Part, Usage, now
 from mcp_chat.stores.base import Accepted, Addition, Archive
+from mcp_chat.stores.cipher import PLAIN
 from mcp_chat.stores.database import driver_url, migrate
 from mcp_chat.stores.rows import command_row
 from mcp_chat.stores.sql import SQLArchive, open_sql
@@ -631,7 +632,7 @@ def fill(url: str) -> None:
     """Put so many ended commands into a database that it pays to look in an index."""
     engine = create_engine(driver_url(url, asynchronous=False))
     rows = [
-        {**command_row(f"user-{n % 50}", send(id=f"{n}")), "outcome": "{}", "ended_at": now()}
+        {**command_row(PLAIN, f"user-{n % 50}", send(id=f"{n}")), "outcome": "{}", "ended_at": now()}
         for n in range(5000)
     ]
     with engine.begin() as connection:

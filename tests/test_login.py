@@ -30,7 +30,7 @@ from mcp_chat.settings import load_settings
 from tests.running import running
 
 SECRET = "a secret of more than 32 bytes, for tests"
-ENCRYPTION = {"encryption_key": base64.b64encode(bytes(32)).decode()}
+ENCRYPTION = {"encryption_key": base64.b64encode(bytes(range(32))).decode()}
 RSA, OTHER_RSA = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 EC = ec.generate_private_key(ec.SECP256R1())
 

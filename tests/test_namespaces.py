@@ -45,7 +45,7 @@ from tests.running import running, wait_until
 pytestmark = pytest.mark.slow
 
 SECRET: Final = "a secret of more than 32 bytes, for tests"
-KEY: Final = base64.b64encode(bytes(32)).decode()
+KEY: Final = base64.b64encode(bytes(range(32))).decode()
 WORKERS: Final = 2
 CHAT, MODEL, VALKEY, REPLICA, BUS = 8000, 9000, 7000, 7100, 10_000
 FINALS: Final = frozenset({"turn_finished", "failed"})

@@ -31,7 +31,7 @@ from mcp_chat.settings import load_settings
 from mcp_chat.worker import HEAD_LIMIT, REQUESTS_LIMIT, STOP_LIMIT, Worker, worker_name
 
 TESTS = Path(__file__).parent
-KEY = base64.b64encode(bytes(32)).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 def wait_for(condition: Callable[[], object], limit: float = 10) -> None:

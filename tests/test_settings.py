@@ -15,7 +15,7 @@ from mcp_chat.safety import check_settings, is_loopback
 from mcp_chat.settings import Settings, as_text, env_example, load_settings
 
 ROOT = Path(__file__).parent.parent
-KEY = base64.b64encode(bytes(32)).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
 SECRET = "x" * 32
 VARIABLES = {str(field.alias): name for name, field in Settings.model_fields.items()}
 

@@ -22,8 +22,10 @@ from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable
 from mcp_chat.identity import user_key
 from mcp_chat.message import Message
 from mcp_chat.stores.base import START, Bell, Lease, Store, Waiting, log_bell
+from mcp_chat.stores.cipher import PLAIN, Sealing
 from mcp_chat.stores.memory import MemoryRates, MemoryStore
 from mcp_chat.stores.redis import RedisStore, open_redis, owner_key
+from mcp_chat.vault import Vault
 from tests.proxy import proxied
 
 pytestmark = pytest.mark.anyio
@@ -36,15 +38,15 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "valkey, sealed"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Each backend."""
     if request.param == "memory":
         yield MemoryStore(max_messages=MESSAGES, keep_events=EVENTS)
     else:
-        async with open_redis(
-            request.getfixturevalue("valkey_url"), max_messages=MESSAGES, keep_events=EVENTS
-        ) as redis:
+        cipher = Sealing(Vault([bytes(range(32))])) if "sealed" in request.param else PLAIN
+        url = request.getfixturevalue("valkey_url")
+        async with open_redis(url, cipher=cipher, max_messages=MESSAGES, keep_events=EVENTS) as redis:
             yield redis
 
 
@@ -1010,11 +1012,11 @@ async def test_what_a_ring_carries_is_what_was_appended(store: Store, name: str)
         await heard(store, log_bell(name), bell)
         await store.log.append(name, lease.epoch, entries)
         [note] = await collected(bell, 1)
-    assert store.log.heard(note) in ([], entries)
+    assert store.log.heard(name, note) in ([], entries)
 
 
-async def test_a_ring_without_a_note_carries_nothing(store: Store) -> None:
-    assert store.log.heard("") == store.log.heard("up?") == []
+async def test_a_ring_without_a_note_carries_nothing(store: Store, name: str) -> None:
+    assert store.log.heard(name, "") == store.log.heard(name, "up?") == []
 
 
 async def test_a_backend_that_works_answers_its_ping(store: Store) -> None:
@@ -1153,12 +1155,12 @@ async def test_each_ring_of_a_log_carries_exactly_what_was_appended(valkey: Redi
         for entries in appends:
             await valkey.log.append(name, lease.epoch, entries)
         notes = await collected(bell, len(appends))
-    assert [valkey.log.heard(note) for note in notes] == appends
+    assert [valkey.log.heard(name, note) for note in notes] == appends
     assert await valkey.log.read(name, START) == [entry for entries in appends for entry in entries]
 
 
-async def test_a_ring_of_another_version_carries_nothing(valkey: RedisStore) -> None:
-    assert valkey.log.heard('7-1\nc {"type": "of tomorrow"}\n7-2\nnonsense') == []
+async def test_a_ring_of_another_version_carries_nothing(valkey: RedisStore, name: str) -> None:
+    assert valkey.log.heard(name, '7-1\nc {"type": "of tomorrow"}\n7-2\nnonsense') == []
 
 
 async def test_a_ring_does_not_carry_what_was_refused(valkey: RedisStore, name: str) -> None:
@@ -1169,7 +1171,7 @@ async def test_a_ring_does_not_carry_what_was_refused(valkey: RedisStore, name: 
         with pytest.raises(Fenced):
             await valkey.log.append(name, old.epoch, texts(old, "too late"))
         await valkey.log.append(name, new.epoch, texts(new, "mine"))
-        assert [valkey.log.heard(note) for note in await collected(bell, 1)] == [texts(new, "mine")]
+        assert [valkey.log.heard(name, note) for note in await collected(bell, 1)] == [texts(new, "mine")]
 
 
 async def test_what_a_user_leaves_behind_expires_soon_and_lives_on_if_they_return(

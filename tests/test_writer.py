@@ -78,7 +78,7 @@ class Log:
     async def end(self, user: str) -> str:
         raise NotImplementedError
 
-    def heard(self, note: str) -> list[Entry]:
+    def heard(self, user: str, note: str) -> list[Entry]:
         raise NotImplementedError
 
     async def tried(self, attempts: int) -> None:

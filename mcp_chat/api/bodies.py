@@ -119,7 +119,7 @@ class ServerBody(Body):
         "streamable_http"
     )
     auth_token: str | None = Field(
-        None, max_length=16_384, description="Sent to this server as a bearer token."
+        None, max_length=16_384, repr=False, description="Sent to this server as a bearer token."
     )
     alias: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,31}$", description="Its name in front of its tools."
@@ -142,7 +142,7 @@ class ModelSettings(Body):
     """A user's own model."""
 
     model: str = Field(min_length=1, max_length=256)
-    api_key: str | None = Field(None, max_length=4096)
+    api_key: str | None = Field(None, max_length=4096, repr=False)
     base_url: str | None = Field(None, max_length=2048)
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, gt=0)

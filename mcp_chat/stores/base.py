@@ -185,8 +185,8 @@ class EventLog(Protocol):
         """Return the place of the last entry that there was."""
         ...
 
-    def heard(self, note: str) -> list[Entry]:
-        """Return the entries that a ring of `log_bell` carries; maybe none, the log has them all."""
+    def heard(self, user: str, note: str) -> list[Entry]:
+        """Return the entries that a ring of `log_bell(user)` carries; maybe none, the log has them all."""
         ...
 
     async def erase(

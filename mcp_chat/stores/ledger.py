@@ -15,12 +15,13 @@ from sqlalchemy import Table, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_chat.commands import Command
-from mcp_chat.events import FINAL, Failed, Final
+from mcp_chat.events import Failed, Final
 from mcp_chat.exceptions import Interrupted
 from mcp_chat.message import ID, now
 from mcp_chat.stores.base import Accepted, Addition
+from mcp_chat.stores.cipher import Cipher
 from mcp_chat.stores.committer import Committer
-from mcp_chat.stores.rows import accepted_of, command_row
+from mcp_chat.stores.rows import accepted_of, command_row, outcome_text
 from mcp_chat.stores.tables import chat_command
 
 log = structlog.get_logger()
@@ -86,6 +87,7 @@ _END = _ONE_OPEN.values(outcome=bindparam("how"), ended_at=bindparam("then"), bo
 class SQLLedger(ABC):
     """What `SQLArchive` does as a ledger, by the access to the database that it has."""
 
+    _cipher: Cipher
     _committer: Committer[Entry, Result]
 
     @abstractmethod
@@ -121,12 +123,12 @@ class SQLLedger(ABC):
         if re.fullmatch(ID, command_id) is None:
             return None
         rows = await self._read(_AS_RECORDED.where(_of.user_key == user, _of.id == command_id))
-        return accepted_of(rows[0]) if rows else None
+        return accepted_of(self._cipher, rows[0]) if rows else None
 
     async def open_commands(self, user: str) -> list[Command]:
         """Return the commands that have not ended, in order; those that nobody can read end here."""
         rows = await self._read(_AS_RECORDED.where(*_open(user)).order_by(_of.seq))
-        found = [accepted_of(row) for row in rows]
+        found = [accepted_of(self._cipher, row) for row in rows]
         for each in found:
             if each.outcome is not None:
                 await self._end(user, each.id, each.outcome, None)
@@ -181,10 +183,14 @@ class SQLLedger(ABC):
         for portion in _portions(entries):
             acceptances = [each for each in portion if isinstance(each, Acceptance)]
             accepted = iter(await self._accept_all(connection, acceptances))
-            if ended := [_ended(each) for each in portion if isinstance(each, Ending)]:
+            if ended := [self._ended(each) for each in portion if isinstance(each, Ending)]:
                 await connection.execute(_END, ended)
             results += [next(accepted) if isinstance(each, Acceptance) else None for each in portion]
         return results
+
+    def _ended(self, ending: Ending) -> dict[str, Any]:
+        how = outcome_text(self._cipher, ending.user, ending.outcome)
+        return {"who": ending.user, "which": ending.command_id, "how": how, "then": now()}
 
     async def _accept_all(
         self, connection: AsyncConnection, acceptances: Sequence[Acceptance]
@@ -208,7 +214,7 @@ class SQLLedger(ABC):
         self, connection: AsyncConnection, acceptances: Sequence[Acceptance]
     ) -> dict[Key, Accepted]:
         """Add the commands whose ids are new, and return these."""
-        rows = {each.key: command_row(each.user, each.command) for each in acceptances}
+        rows = {each.key: command_row(self._cipher, each.user, each.command) for each in acceptances}
         added = await connection.execute(self._add_commands, list(rows.values()))
         commands = {each.key: each.command for each in acceptances}
         keys: list[Key] = [(row.user_key, row.id) for row in added]
@@ -232,7 +238,7 @@ class SQLLedger(ABC):
         if not keys:
             return {}
         found = await connection.execute(_AS_RECORDED.where(tuple_(_of.user_key, _of.id).in_(keys)))
-        return {(row.user_key, row.id): accepted_of(row) for row in found}
+        return {(row.user_key, row.id): accepted_of(self._cipher, row) for row in found}
 
 
 def ended_in(user: str, session_id: str) -> tuple[Any, ...]:
@@ -240,20 +246,15 @@ def ended_in(user: str, session_id: str) -> tuple[Any, ...]:
     return _of.user_key == user, _of.session_id == session_id, _of.outcome.is_not(None)
 
 
-def stopped_in(user: str, session_id: str) -> Any:
+def stopped_in(cipher: Cipher, user: str, session_id: str) -> Any:
     """Return the statement that ends a session's messages which wait for an answer: it is deleted."""
-    how = FINAL.dump_json(DELETED).decode()
+    how = outcome_text(cipher, user, DELETED)
     ended = update(chat_command).values(outcome=how, body=None, ended_at=now())
     return ended.where(*_open(user), _of.session_id == session_id)
 
 
 def _open(user: str) -> tuple[Any, ...]:
     return _of.user_key == user, _of.outcome.is_(None)
-
-
-def _ended(ending: Ending) -> dict[str, Any]:
-    how = FINAL.dump_json(ending.outcome).decode()
-    return {"who": ending.user, "which": ending.command_id, "how": how, "then": now()}
 
 
 def _portions(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

@@ -156,7 +156,7 @@ class MemoryLog:
     async def read_many(self, places: Mapping[str, str], *, limit: int = 1000) -> dict[str, list[Entry]]:
         return {user: await self.read(user, after, limit=limit) for user, after in places.items()}
 
-    def heard(self, note: str) -> list[Entry]:
+    def heard(self, user: str, note: str) -> list[Entry]:
         return []
 
     async def erase(

@@ -37,9 +37,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from mcp_chat.commands import COMMAND, Command, is_recorded
 from mcp_chat.events import EVENT, Entry
-from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable
+from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable, Unreadable
 from mcp_chat.message import MESSAGE, Message
 from mcp_chat.stores.base import START, Lease, Waiting, log_bell
+from mcp_chat.stores.cipher import PLAIN, Cipher
 from mcp_chat.stores.client import Client, execute_many, failed, open_client, translated
 from mcp_chat.stores.doorbells import RedisBells
 from mcp_chat.stores.scripts import Scripts
@@ -50,6 +51,9 @@ DAY = 86_400
 ASIDE = 30 * DAY
 SHORTLY = 60
 """Seconds for which the id of a command that is in no record is known: less than any log lasts."""
+
+IN_INBOX, IN_LOG, IN_WINDOW = "inbox", "event", "window"
+"""The fields that texts are sealed for."""
 
 FORGOTTEN = 600
 """Seconds for which it stays known whom a dead worker served: several take its users over."""
@@ -175,14 +179,16 @@ def _seen_key(user: str, command_id: str) -> str:
 class RedisInbox:
     """Commands in a stream; each is removed when it has ended."""
 
-    def __init__(self, redis: Client, scripts: Scripts) -> None:
+    def __init__(self, redis: Client, scripts: Scripts, cipher: Cipher = PLAIN) -> None:
         self._redis = redis
         self._scripts = scripts
+        self._cipher = cipher
 
     async def put(self, user: str, command: Command, *, limit: int, again: bool = False) -> str | None:
         keys = [_inbox_key(user), _seen_key(user, command.id), _log_key(user)]
         remembered = DAY if is_recorded(command) else SHORTLY
-        args = (COMMAND.dump_json(command).decode(), limit, DAY, "again" if again else "", remembered)
+        text = self._cipher.seal(COMMAND.dump_json(command).decode(), user=user, field=IN_INBOX)
+        args = (text, limit, DAY, "again" if again else "", remembered)
         place = await self._scripts.run("put", keys, args)
         return None if place == "full" else str(place)
 
@@ -192,8 +198,9 @@ class RedisInbox:
         waiting = []
         for place, fields in found:
             try:
-                waiting.append(Waiting(place=place, command=COMMAND.validate_json(fields["c"])))
-            except ValidationError:  # another version's: nobody here can ever carry it out
+                text = self._cipher.open(fields["c"], user=user, field=IN_INBOX)
+                waiting.append(Waiting(place=place, command=COMMAND.validate_json(text)))
+            except (Unreadable, ValidationError):  # another version's: nobody here can ever carry it out
                 log.error("command.unknown", user=user, place=place)
                 with translated():
                     await self._redis.xdel(_inbox_key(user), place)
@@ -215,10 +222,11 @@ class RedisInbox:
 class RedisLog:
     """Events in a stream whose ids are `<epoch>-<n>`: Redis itself refuses what an older epoch writes."""
 
-    def __init__(self, redis: Client, scripts: Scripts, keep: int) -> None:
+    def __init__(self, redis: Client, scripts: Scripts, keep: int, cipher: Cipher = PLAIN) -> None:
         self._redis = redis
         self._scripts = scripts
         self._keep = keep
+        self._cipher = cipher
 
     async def append(
         self, user: str, epoch: int, entries: Sequence[Entry], *, ttl: int | None = None
@@ -226,7 +234,8 @@ class RedisLog:
         keys = [_log_key(user), owner_key(user), _inbox_key(user)]
         args: list[str | int] = [epoch, self._keep, ttl or DAY, log_bell(user)]
         for entry in entries:
-            args += [entry.id, f"{entry.command_id} {EVENT.dump_json(entry.event).decode()}"]
+            text = self._cipher.seal(EVENT.dump_json(entry.event).decode(), user=user, field=IN_LOG)
+            args += [entry.id, f"{entry.command_id} {text}"]
         done = await self._scripts.run("append", keys, args)
         if done == -1:
             raise Forgotten
@@ -236,14 +245,14 @@ class RedisLog:
     async def read(self, user: str, after: str, *, limit: int = 1000) -> list[Entry]:
         with translated():
             found = _texts(await self._redis.xrange(_log_key(user), min=f"({after}", count=limit))
-        return _entries(found)
+        return self._entries(user, found)
 
     async def read_many(self, places: Mapping[str, str], *, limit: int = 1000) -> dict[str, list[Entry]]:
         with translated():
             commands = [("XRANGE", _log_key(u), f"({p}", "+", "COUNT", limit) for u, p in places.items()]
             found = await execute_many(self._redis, commands)
         answers = zip(places, found, strict=True)
-        return {user: _entries(_texts(rows)) for user, rows in answers if not _away(rows)}
+        return {user: self._entries(user, _texts(rows)) for user, rows in answers if not _away(rows)}
 
     async def end(self, user: str) -> str:
         try:
@@ -255,15 +264,30 @@ class RedisLog:
         except (RedisError, OSError) as error:
             raise failed(error) from error
 
-    def heard(self, note: str) -> list[Entry]:
+    def heard(self, user: str, note: str) -> list[Entry]:
         lines = note.split("\n")
-        return _entries([(place, {"e": text}) for place, text in zip(lines[::2], lines[1::2], strict=False)])
+        return self._entries(
+            user, [(place, {"e": text}) for place, text in zip(lines[::2], lines[1::2], strict=False)]
+        )
 
     async def erase(
         self, user: str, entries: Sequence[Entry], commands: Collection[str], *, epoch: int
     ) -> None:
         keys = [_log_key(user), owner_key(user), *(_seen_key(user, command) for command in commands)]
         await self._scripts.run_fenced("erase", keys, [epoch, *(entry.id for entry in entries)])
+
+    def _entries(self, user: str, found: list[tuple[str, dict[str, str]]]) -> list[Entry]:
+        return [entry for place, fields in found if (entry := self._entry(user, place, fields["e"]))]
+
+    def _entry(self, user: str, place: str, text: str) -> Entry | None:
+        """Return an entry, or None for an event that only another version of this program knows."""
+        command_id, _, event = text.partition(" ")
+        try:
+            opened = self._cipher.open(event, user=user, field=IN_LOG)
+            return Entry(id=place, command_id=command_id, event=EVENT.validate_json(opened))
+        except (Unreadable, ValidationError):
+            log.warning("event.unknown", place=place)
+            return None
 
 
 def _away(answer: Any) -> bool:
@@ -278,20 +302,6 @@ def _texts(found: Any) -> list[tuple[str, dict[str, str]]]:
     return list(found or ())
 
 
-def _entries(found: list[tuple[str, dict[str, str]]]) -> list[Entry]:
-    return [entry for place, fields in found if (entry := _entry(place, fields["e"]))]
-
-
-def _entry(place: str, text: str) -> Entry | None:
-    """Return an entry, or None for an event that only another version of this program knows."""
-    command_id, _, event = text.partition(" ")
-    try:
-        return Entry(id=place, command_id=command_id, event=EVENT.validate_json(event))
-    except ValidationError:
-        log.warning("event.unknown", place=place)
-        return None
-
-
 class RedisWindow:
     """Recent messages in a list.
 
@@ -299,11 +309,15 @@ class RedisWindow:
         redis: A client with `decode_responses=True`.
         max_messages: Messages that are kept.
         ttl: Seconds until an unused window expires.
+        cipher: What messages go through.
     """
 
-    def __init__(self, redis: Client, scripts: Scripts, max_messages: int, ttl: int) -> None:
+    def __init__(
+        self, redis: Client, scripts: Scripts, max_messages: int, ttl: int, cipher: Cipher = PLAIN
+    ) -> None:
         self._redis = redis
         self._scripts = scripts
+        self._cipher = cipher
         self._max = max_messages
         self._ttl = ttl
 
@@ -318,10 +332,10 @@ class RedisWindow:
             return None
         except (RedisError, OSError) as error:
             raise failed(error) from error
-        messages = {text: _message(text) for text in found}
+        messages = {text: self._message(user, text) for text in found}
         if bad := [text for text in found if messages[text] is None]:
             await self._set_aside(user, key, bad)
-        return [message for text in found if (message := messages[text])] or None
+        return once([message for text in found if (message := messages[text])]) or None
 
     async def append(
         self,
@@ -347,7 +361,7 @@ class RedisWindow:
         self, user: str, session_id: str | None, messages: Sequence[Message], epoch: int | None, how: str
     ) -> None:
         keys = [_window_key(user, session_id), owner_key(user)]
-        texts = [MESSAGE.dump_json(message) for message in messages[-self._max :]]
+        texts = [self._text(user, message) for message in messages[-self._max :]]
         args = [_epoch(epoch), self._max, self._ttl, how, *texts]
         try:
             await self._scripts.run_fenced("remember", keys, args)
@@ -356,6 +370,15 @@ class RedisWindow:
                 raise
             await self._set_aside(user, keys[0], [b""])
             await self._scripts.run_fenced("remember", keys, args)
+
+    def _text(self, user: str, message: Message) -> str:
+        return self._cipher.seal(MESSAGE.dump_json(message).decode(), user=user, field=IN_WINDOW)
+
+    def _message(self, user: str, text: bytes) -> Message | None:
+        try:
+            return MESSAGE.validate_json(self._cipher.open(text.decode(), user=user, field=IN_WINDOW))
+        except (Unreadable, ValueError):
+            return None
 
     async def _set_aside(self, user: str, key: str, bad: list[bytes]) -> None:
         """What nobody can read is kept for somebody to look at, and does not hide the rest."""
@@ -369,11 +392,15 @@ def _epoch(epoch: int | None) -> int | str:
     return "" if epoch is None else epoch
 
 
-def _message(text: bytes) -> Message | None:
-    try:
-        return MESSAGE.validate_json(text)
-    except ValidationError:
-        return None
+def once(messages: Sequence[Message]) -> list[Message]:
+    """Return each message once: sealed, what is sent again looks new to the script that adds it."""
+    found: list[Message] = []
+    seen: dict[str, list[Message]] = {}
+    for message in messages:
+        if message not in (same := seen.setdefault(message.id, [])):
+            same.append(message)
+            found.append(message)
+    return found
 
 
 def _window_key(user: str, session_id: str | None) -> str:
@@ -420,6 +447,7 @@ class RedisStore:
         history_ttl: Seconds until an unused window expires.
         session_ttl: Seconds until an unused configuration expires.
         keep_events: Entries kept in a user's log, about.
+        cipher: What texts go through.
     """
 
     def __init__(
@@ -430,13 +458,14 @@ class RedisStore:
         history_ttl: int = 3600,
         session_ttl: int = 300,
         keep_events: int = 20_000,
+        cipher: Cipher = PLAIN,
     ) -> None:
         scripts = Scripts(redis)
         self.redis = redis
         self.leases = RedisLeases(redis, scripts)
-        self.inbox = RedisInbox(redis, scripts)
-        self.log = RedisLog(redis, scripts, keep_events)
-        self.window = RedisWindow(redis, scripts, max_messages, history_ttl)
+        self.inbox = RedisInbox(redis, scripts, cipher)
+        self.log = RedisLog(redis, scripts, keep_events, cipher)
+        self.window = RedisWindow(redis, scripts, max_messages, history_ttl, cipher)
         self.configs = RedisConfigs(redis, scripts, session_ttl)
         self.rates = RedisRates(scripts)
         self.bells = RedisBells(redis)
@@ -448,15 +477,16 @@ class RedisStore:
 
 
 @asynccontextmanager
-async def open_redis(url: str, **limits: int) -> AsyncIterator[RedisStore]:
+async def open_redis(url: str, *, cipher: Cipher = PLAIN, **limits: int) -> AsyncIterator[RedisStore]:
     """Open the store at a URL and close it at the end.
 
     Args:
         url: One of the forms that `mcp_chat.stores.client` lists.
+        cipher: What texts go through.
         limits: Those of `RedisStore`.
     """
     async with open_client(url) as redis:
-        store = RedisStore(redis, **limits)
+        store = RedisStore(redis, cipher=cipher, **limits)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.bells.run)

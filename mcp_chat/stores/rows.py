@@ -1,4 +1,4 @@
-"""Between the values and their rows."""
+"""Between the values and their rows; what was said goes through the cipher."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from mcp_chat.commands import COMMAND, Command, Send
 from mcp_chat.events import FINAL, Failed, Final
-from mcp_chat.exceptions import Unexpected
+from mcp_chat.exceptions import Unexpected, Unreadable
 from mcp_chat.message import MESSAGE, Message, Usage, now, title
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Accepted, Addition, Found
+from mcp_chat.stores.cipher import Cipher
 from mcp_chat.stores.words import excerpt, index
 
 log = structlog.get_logger()
@@ -27,13 +28,13 @@ LOST = Failed(
 """The outcome of a command that nobody can read."""
 
 
-def session_rows(additions: Sequence[Addition]) -> list[dict[str, Any]]:
+def session_rows(cipher: Cipher, additions: Sequence[Addition]) -> list[dict[str, Any]]:
     """Return the rows that make the sessions, or add to them."""
     return [
         {
             "user_key": each.user,
             "id": each.session_id,
-            "name": next((_name(message) for message in each.messages if message.role == "user"), ""),
+            "name": cipher.seal(_first_name(each), user=each.user, field="name"),
             "llm_backend": each.backend,
             "context": "{}",
             "input_tokens": each.usage.input_tokens,
@@ -45,19 +46,23 @@ def session_rows(additions: Sequence[Addition]) -> list[dict[str, Any]]:
     ]
 
 
+def _first_name(addition: Addition) -> str:
+    """The name of a session that begins with these messages."""
+    return next((_name(message) for message in addition.messages if message.role == "user"), "")
+
+
 def _name(message: Message) -> str:
-    """The name of a session that begins with this message."""
     return title(message.content) or title(" ".join(part.name for part in message.parts)) or "Untitled"
 
 
-def imported_row(user: str, session: Session) -> dict[str, Any]:
+def imported_row(cipher: Cipher, user: str, session: Session) -> dict[str, Any]:
     """Return the row of a session as it comes from elsewhere."""
     return {
         "user_key": user,
         "id": session.id,
-        "name": session.name,
+        "name": cipher.seal(session.name, user=user, field="name"),
         "llm_backend": session.llm_backend,
-        "context": json_text(session.context),
+        "context": cipher.seal(json_text(session.context), user=user, field="context"),
         "input_tokens": session.token_usage.input_tokens,
         "output_tokens": session.token_usage.output_tokens,
         "created_at": session.created_at.astimezone(UTC),
@@ -65,15 +70,15 @@ def imported_row(user: str, session: Session) -> dict[str, Any]:
     }
 
 
-def message_rows(addition: Addition) -> list[dict[str, Any]]:
+def message_rows(cipher: Cipher, addition: Addition) -> list[dict[str, Any]]:
     """Return the rows of an addition's messages."""
     return [
         {
             "user_key": addition.user,
             "session_id": addition.session_id,
             "id": message.id,
-            "body": MESSAGE.dump_json(message).decode(),
-            "text": index(message.content),
+            "body": cipher.seal(MESSAGE.dump_json(message).decode(), user=addition.user, field="message"),
+            "text": cipher.index(index(message.content), user=addition.user),
             "standing": message.role == "system" or message.metadata.get("pinned") is True,
         }
         for message in addition.messages
@@ -86,27 +91,27 @@ def attachment_rows(addition: Addition) -> list[dict[str, Any]]:
     return [{"user_key": addition.user, "upload_id": id_, "session_id": addition.session_id} for id_ in ids]
 
 
-def message_of(row: Any) -> Message | None:
+def message_of(cipher: Cipher, user: str, row: Any) -> Message | None:
     """A row that cannot be read stays where it is, is reported, and does not hide the others."""
     try:
-        return MESSAGE.validate_json(row.body)
-    except ValidationError:
+        return MESSAGE.validate_json(cipher.open(row.body, user=user, field="message"))
+    except (Unreadable, ValidationError):
         log.error("message.unreadable", seq=row.seq)
         return None
 
 
-def found_of(row: Any, message: Message, wanted: list[str]) -> Found:
+def found_of(cipher: Cipher, user: str, row: Any, message: Message, wanted: list[str]) -> Found:
     """Return what a search has found."""
     return Found(
         place=row.seq,
         session_id=row.session_id,
-        session_name=row.name,
+        session_name=_opened_name(cipher, user, row.session_id, row.name),
         message=message,
         excerpt=excerpt(message.content, wanted),
     )
 
 
-def command_row(user: str, command: Command) -> dict[str, Any]:
+def command_row(cipher: Cipher, user: str, command: Command) -> dict[str, Any]:
     """Return the row of a command that is accepted now."""
     message = command if isinstance(command, Send) else None
     return {
@@ -115,43 +120,57 @@ def command_row(user: str, command: Command) -> dict[str, Any]:
         "type": command.type,
         "session_id": message.session_id if message else "",
         "run": message.run if message else "",
-        "body": COMMAND.dump_json(command).decode(),
+        "body": cipher.seal(COMMAND.dump_json(command).decode(), user=user, field="command"),
         "created_at": now(),
     }
 
 
-def accepted_of(row: Any) -> Accepted:
+def outcome_text(cipher: Cipher, user: str, outcome: Final) -> str:
+    """Return how a command ended, as it is kept."""
+    return cipher.seal(FINAL.dump_json(outcome).decode(), user=user, field="outcome")
+
+
+def accepted_of(cipher: Cipher, row: Any) -> Accepted:
     """Return a command as the record has it; one that nobody can read has come to nothing."""
     command: Command | None = None
     outcome: Final | None = None
     try:
         if row.outcome is None:
-            command = COMMAND.validate_json(row.body or "")
+            command = COMMAND.validate_json(cipher.open(row.body or "", user=row.user_key, field="command"))
         else:
-            outcome = FINAL.validate_json(row.outcome)
-    except ValidationError:
+            outcome = FINAL.validate_json(cipher.open(row.outcome, user=row.user_key, field="outcome"))
+    except (Unreadable, ValidationError):
         log.error("command.unreadable", seq=row.seq)
         outcome = LOST
     return Accepted(id=row.id, session_id=row.session_id, run=row.run, command=command, outcome=outcome)
 
 
-def session_of(row: Any) -> Session:
+def session_of(cipher: Cipher, row: Any) -> Session:
     """Return a session without its messages."""
     return Session(
         id=row.id,
-        name=row.name,
+        name=_opened_name(cipher, row.user_key, row.id, row.name),
         llm_backend=row.llm_backend,
-        context=_context(row),
+        context=_context(cipher, row),
         token_usage=Usage(input_tokens=row.input_tokens, output_tokens=row.output_tokens),
         created_at=_utc(row.created_at),
         updated_at=_utc(row.updated_at),
     )
 
 
-def _context(row: Any) -> dict[str, Any]:
+def _opened_name(cipher: Cipher, user: str, session_id: str, kept: str) -> str:
+    """A name that cannot be read is none."""
     try:
-        context = json.loads(row.context)
-    except (ValueError, RecursionError):
+        return cipher.open(kept, user=user, field="name")
+    except Unreadable:
+        log.error("name.unreadable", session=session_id)
+        return ""
+
+
+def _context(cipher: Cipher, row: Any) -> dict[str, Any]:
+    try:
+        context = json.loads(cipher.open(row.context, user=row.user_key, field="context"))
+    except (Unreadable, ValueError, RecursionError):
         context = None
     if isinstance(context, dict):
         return context

@@ -8,21 +8,22 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import structlog
-from sqlalchemy import Table, bindparam, case, delete, func, insert, inspect, select, text, tuple_, update
+from sqlalchemy import Table, bindparam, case, delete, func, insert, inspect, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge, TooManySessions, WrongSchema
-from mcp_chat.message import ID, Message, Part, Usage, new_id
+from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooManySessions, WrongSchema
+from mcp_chat.message import ID, Message, Usage, new_id
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
+from mcp_chat.stores.cipher import PLAIN, Cipher
 from mcp_chat.stores.committer import Committer
 from mcp_chat.stores.database import VERSION_TABLE, driver_url, newest_revision, prepare_sqlite, translated
 from mcp_chat.stores.ledger import Entry, Result, SQLLedger, ended_in, stopped_in
@@ -37,6 +38,7 @@ from mcp_chat.stores.rows import (
     session_of,
     session_rows,
 )
+from mcp_chat.stores.search import matching, searched
 from mcp_chat.stores.tables import (
     chat_attachment,
     chat_command,
@@ -47,8 +49,7 @@ from mcp_chat.stores.tables import (
     chat_user,
 )
 from mcp_chat.stores.trail import SQLTrail, deed_rows
-from mcp_chat.stores.words import words
-from mcp_chat.upload import Upload
+from mcp_chat.stores.uploads import SQLUploads, unused
 
 log = structlog.get_logger()
 
@@ -58,15 +59,13 @@ PING = 2.0
 PATIENCE = 10.0
 """Seconds that one access may take."""
 STANDING = 200
-UNUSED = timedelta(days=1)
-"""How long a file is kept that no message has."""
 LARGE = 50_000
 """Characters that are read or written in a thread: the event loop has others to serve."""
 PORTION, PORTION_SIZE = 500, 1_000_000
 """Messages, and characters of them, that an import writes in one transaction: others want to write too."""
 
 
-class SQLArchive(SQLLedger, SQLTrail):
+class SQLArchive(SQLLedger, SQLTrail, SQLUploads):
     """Users, commands, sessions, messages and uploads in tables.
 
     An access runs in a task of its own: cancelled half-way it would leave its locks behind, and LangGraph
@@ -74,10 +73,12 @@ class SQLArchive(SQLLedger, SQLTrail):
 
     Args:
         engine: An engine of `open_sql`.
+        cipher: What texts go through.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, cipher: Cipher = PLAIN) -> None:
         self._engine = engine
+        self._cipher = cipher
         self._revision = newest_revision()
         self._accesses: set[asyncio.Task[Any]] = set()
         # Made once: to make them takes longer than to run them.
@@ -195,7 +196,7 @@ class SQLArchive(SQLLedger, SQLTrail):
     async def _write_all(self, entries: Sequence[Entry]) -> list[Result | ChatError]:
         """Write what many want to write, in one transaction with the same few statements for all."""
         size = sum(len(message.content) for each in _additions(entries) for message in each.messages)
-        rows = await _aside(size, lambda: [_message_rows(each) for each in entries])
+        rows = await _aside(size, lambda: [self._message_rows(each) for each in entries])
         async with self._engine.begin() as connection:
             refused = await self._hold_all(connection, entries)
             taken = [n for n, error in enumerate(refused) if error is None]
@@ -208,7 +209,7 @@ class SQLArchive(SQLLedger, SQLTrail):
         self, connection: AsyncConnection, additions: Sequence[Addition], messages: Sequence[dict[str, Any]]
     ) -> None:
         if additions:
-            await connection.execute(self._touch_sessions, session_rows(additions))
+            await connection.execute(self._touch_sessions, session_rows(self._cipher, additions))
         if messages:
             await connection.execute(self._add_messages, messages)
         if attachments := [row for each in additions for row in attachment_rows(each)]:
@@ -242,7 +243,7 @@ class SQLArchive(SQLLedger, SQLTrail):
         kept: list[Kept] = []
         while (wanted := limit - len(kept)) > 0:  # again, for those that could not be read
             rows = await self._read(_page(user, session_id, wanted, before, after))
-            kept += await _kept(rows)
+            kept += await self._kept(user, rows)
             if len(rows) < wanted:
                 break
             before, after = (before, rows[-1].seq) if after is not None else (rows[-1].seq, None)
@@ -255,7 +256,9 @@ class SQLArchive(SQLLedger, SQLTrail):
         # A range of ids would be quicker, and mean another one in each of PostgreSQL's collations.
         written = of.id.startswith(f"{run}-", autoescape=True)
         statement = select(of.seq, of.body).where(*_of(chat_message, user, session_id), written)
-        found = [kept.message for kept in await _kept(await self._read(statement.order_by(of.seq)))]
+        found = [
+            kept.message for kept in await self._kept(user, await self._read(statement.order_by(of.seq)))
+        ]
         return [each for each in found if each.id.startswith(run)]  # SQLite takes A for a
 
     async def count(self, user: str, session_id: str) -> int:
@@ -269,7 +272,11 @@ class SQLArchive(SQLLedger, SQLTrail):
         wanted = of.standing.is_(True) | of.id.in_(list(filter(_is_id, ids)))
         statement = select(of.seq, of.body).where(*_of(chat_message, user, session_id), wanted)
         rows = await self._read(statement.order_by(of.seq).limit(STANDING))
-        return [Kept(place=row.seq, message=message) for row in rows if (message := message_of(row))]
+        return [
+            Kept(place=row.seq, message=message)
+            for row in rows
+            if (message := message_of(self._cipher, user, row))
+        ]
 
     async def pick(self, user: str, session_id: str, ids: Sequence[str]) -> list[Message]:
         statement = (
@@ -277,14 +284,16 @@ class SQLArchive(SQLLedger, SQLTrail):
             .where(*_of(chat_message, user, session_id), chat_message.c.id.in_(list(filter(_is_id, ids))))
             .order_by(chat_message.c.seq)
         )
-        return [message for row in await self._read(statement) if (message := message_of(row))]
+        return [
+            message for row in await self._read(statement) if (message := message_of(self._cipher, user, row))
+        ]
 
     async def search(self, user: str, words: Sequence[str], *, limit: int, before: int | None) -> list[Found]:
         wanted = searched(words)
         found: list[Found] = []
         while wanted and (left := limit - len(found)) > 0:  # again, for those that could not be read
             rows = await self._read(self._matches(user, wanted, left, before))
-            found += await _found(rows, wanted)
+            found += await self._found(user, rows, wanted)
             if len(rows) < left:
                 break
             before = rows[-1].seq
@@ -294,22 +303,14 @@ class SQLArchive(SQLLedger, SQLTrail):
         statement = (
             select(chat_message.c.seq, chat_message.c.session_id, chat_message.c.body, chat_session.c.name)
             .join(chat_session, _same_session())
-            .where(chat_message.c.user_key == user, self._match(user, wanted))
+            .where(
+                chat_message.c.user_key == user,
+                matching(self._engine.dialect.name, self._cipher, user, wanted),
+            )
             .order_by(chat_message.c.seq.desc())
             .limit(limit)
         )
         return statement if before is None else statement.where(chat_message.c.seq < before)
-
-    def _match(self, user: str, wanted: list[str]) -> Any:
-        """Letters and digits are all that words have, so that none of them means anything to a parser."""
-        if self._engine.dialect.name == "postgresql":
-            query = " & ".join(f"'{word}':*" for word in wanted)
-            found = "array_to_tsvector(string_to_array(chat_message.text, ' ')) @@ CAST(:query AS tsquery)"
-            return text(found).bindparams(query=query)
-        owner = user.encode().hex()
-        query = f'owner:"{owner}" AND ' + " AND ".join(f'text:"{word}"*' for word in wanted)
-        found = "chat_message.seq IN (SELECT rowid FROM chat_search WHERE chat_search MATCH :query)"
-        return text(found).bindparams(query=query)
 
     # Sessions
 
@@ -317,7 +318,7 @@ class SQLArchive(SQLLedger, SQLTrail):
         if not _is_id(session_id):
             return None  # no id of ours, and perhaps no text that SQL takes
         rows = await self._read(select(chat_session).where(*_named(user, session_id)))
-        return session_of(rows[0]) if rows else None
+        return session_of(self._cipher, rows[0]) if rows else None
 
     async def sessions(
         self, user: str, *, limit: int, before: Recency | None = None, after: Recency | None = None
@@ -330,7 +331,7 @@ class SQLArchive(SQLLedger, SQLTrail):
             statement = statement.where(place > tuple_(after.updated_at, after.id))
         order = [chat_session.c.updated_at, chat_session.c.id]
         rows = await self._read(statement.order_by(*(order if after else (each.desc() for each in order))))
-        found = [session_of(row) for row in rows]
+        found = [session_of(self._cipher, row) for row in rows]
         return found[::-1] if after else found
 
     async def change_session(
@@ -344,12 +345,12 @@ class SQLArchive(SQLLedger, SQLTrail):
             row = (await connection.execute(statement)).first()
             if row is None:
                 return None
-            session = replace(changed(session_of(row), name, context or {}), updated_at=_now())
-            values = {
-                "name": session.name,
-                "context": json_text(session.context),
-                "updated_at": session.updated_at,
-            }
+            session = replace(changed(session_of(self._cipher, row), name, context or {}), updated_at=_now())
+            values: dict[str, Any] = {"updated_at": session.updated_at}  # what nobody can read now stays
+            if name is not None:
+                values["name"] = self._cipher.seal(name, user=user, field="name")
+            if context is not None:
+                values["context"] = self._context_text(user, session)
             await connection.execute(update(chat_session).where(*_named(user, session_id)).values(**values))
             return session
 
@@ -364,9 +365,11 @@ class SQLArchive(SQLLedger, SQLTrail):
             row = (await connection.execute(statement)).first()
             if row is None:
                 return False
-            session = changed(session_of(row), None, {"summary": dict(summary)}).update_token_usage(usage)
+            session = changed(
+                session_of(self._cipher, row), None, {"summary": dict(summary)}
+            ).update_token_usage(usage)
             values = {
-                "context": json_text(session.context),
+                "context": self._context_text(user, session),
                 "input_tokens": session.token_usage.input_tokens,
                 "output_tokens": session.token_usage.output_tokens,
             }
@@ -400,7 +403,9 @@ class SQLArchive(SQLLedger, SQLTrail):
 
     async def _bring(self, user: str, session_id: str, messages: Sequence[Message]) -> Addition:
         addition = Addition(user=user, session_id=session_id, messages=tuple(messages))
-        rows = await _aside(sum(len(each.content) for each in messages), lambda: message_rows(addition))
+        rows = await _aside(
+            sum(len(each.content) for each in messages), lambda: message_rows(self._cipher, addition)
+        )
         await self._write(lambda connection: connection.execute(insert(chat_message), rows))
         return addition
 
@@ -413,7 +418,7 @@ class SQLArchive(SQLLedger, SQLTrail):
             await self._hold(connection, user, None)
             if most and (await connection.execute(_numbered(user, most))).first():
                 raise TooManySessions
-            await connection.execute(insert(chat_session).values(imported_row(user, session)))
+            await connection.execute(insert(chat_session).values(imported_row(self._cipher, user, session)))
             mine = select(chat_upload.c.id).where(chat_upload.c.user_key == user)
             ids = set((await connection.execute(mine)).scalars()) if attached else ()
             if rows := [row for row in attached if row["upload_id"] in ids]:
@@ -456,47 +461,14 @@ class SQLArchive(SQLLedger, SQLTrail):
             gone = await connection.execute(delete(chat_session).where(*_named(user, session_id)))
             await connection.execute(delete(chat_message).where(*_of(chat_message, user, session_id)))
             await connection.execute(delete(chat_command).where(*ended_in(user, session_id)))
-            await connection.execute(stopped_in(user, session_id))
+            await connection.execute(stopped_in(self._cipher, user, session_id))
             mine = select(chat_attachment.c.upload_id).where(*_of(chat_attachment, user, session_id))
             had = list((await connection.execute(mine)).scalars())
             await connection.execute(delete(chat_attachment).where(*_of(chat_attachment, user, session_id)))
-            await connection.execute(delete(chat_upload).where(chat_upload.c.id.in_(had), *_unused(user)))
+            await connection.execute(delete(chat_upload).where(chat_upload.c.id.in_(had), *unused(user)))
             return bool(gone.rowcount)
 
         return await self._write(remove)
-
-    # Uploads
-
-    async def put_upload(self, user: str, upload: Upload, *, quota: int) -> Part:
-        async def put(connection: AsyncConnection) -> Part:
-            await self._hold(connection, user, None)
-            await self._check_quota(connection, user, upload, quota)
-            statement = self._insert(chat_upload).values(
-                user_key=user,
-                id=upload.id,
-                media_type=upload.media_type,
-                name=upload.name,
-                size=len(upload.content),
-                content=upload.content,
-                created_at=_now(),
-            )
-            again = statement.on_conflict_do_update(
-                index_elements=["user_key", "id"], set_={"created_at": _now(), "name": upload.name}
-            )
-            await connection.execute(again)
-            return upload.part()
-
-        return await self._write(put)
-
-    async def delete_upload(self, user: str, upload_id: str) -> bool:
-        if not _is_id(upload_id):
-            return False
-        statement = delete(chat_upload).where(*_named(user, upload_id, chat_upload))
-
-        async def drop(connection: AsyncConnection) -> bool:
-            return bool((await connection.execute(statement)).rowcount)
-
-        return await self._write(drop)
 
     async def tidy(self) -> None:
         """Drop what nobody needs: files that no message has, commands long ended, and old deeds."""
@@ -504,44 +476,27 @@ class SQLArchive(SQLLedger, SQLTrail):
         await self._drop_unused()
         await self._drop_old_deeds()
 
-    async def _drop_unused(self) -> None:
-        old = chat_upload.c.created_at < _now() - UNUSED
-        of = chat_attachment.c
-        used = select(of.upload_id).where(
-            of.user_key == chat_upload.c.user_key, of.upload_id == chat_upload.c.id
-        )
+    # Rows
 
-        async def drop(connection: AsyncConnection) -> int:
-            return (await connection.execute(delete(chat_upload).where(old, ~used.exists()))).rowcount
+    def _context_text(self, user: str, session: Session) -> str:
+        return self._cipher.seal(json_text(session.context), user=user, field="context")
 
-        if dropped := await self._write(drop):
-            log.info("uploads.dropped", files=dropped)
+    def _message_rows(self, entry: Entry) -> list[dict[str, Any]]:
+        return message_rows(self._cipher, entry) if isinstance(entry, Addition) else []
 
-    async def _check_quota(self, connection: AsyncConnection, user: str, upload: Upload, quota: int) -> None:
-        others = select(func.coalesce(func.sum(chat_upload.c.size), 0)).where(
-            chat_upload.c.user_key == user, chat_upload.c.id != upload.id
-        )
-        if int((await connection.execute(others)).scalar_one()) + len(upload.content) > quota:
-            raise TooLarge(
-                f"Your files may have {quota} bytes together. Delete some, or conversations with files."
-            )
+    async def _kept(self, user: str, rows: Sequence[Any]) -> list[Kept]:
+        def read() -> list[Kept]:
+            found = ((row.seq, message_of(self._cipher, user, row)) for row in rows)
+            return [Kept(place=place, message=message) for place, message in found if message]
 
-    async def parts(self, user: str, upload_ids: Sequence[str]) -> list[Part]:
-        of = chat_upload.c
-        statement = select(of.id.label("upload_id"), of.media_type, of.name, of.size).where(
-            of.user_key == user, of.id.in_(list(filter(_is_id, upload_ids)))
-        )
-        return [Part(**row._asdict()) for row in await self._read(statement)]
+        return await _aside(sum(len(row.body) for row in rows), read)
 
-    async def upload(self, user: str, upload_id: str) -> Upload | None:
-        if not _is_id(upload_id):
-            return None
-        rows = await self._read(select(chat_upload).where(*_named(user, upload_id, chat_upload)))
-        return (
-            Upload(name=rows[0].name, media_type=rows[0].media_type, content=rows[0].content)
-            if rows
-            else None
-        )
+    async def _found(self, user: str, rows: Sequence[Any], wanted: list[str]) -> list[Found]:
+        def read() -> list[Found]:
+            found = ((row, message_of(self._cipher, user, row)) for row in rows)
+            return [found_of(self._cipher, user, row, each, wanted) for row, each in found if each]
+
+        return await _aside(sum(len(row.body) for row in rows), read)
 
     # Accesses
 
@@ -589,11 +544,6 @@ class SQLArchive(SQLLedger, SQLTrail):
             await asyncio.wait(self._accesses)
 
 
-def searched(wanted: Sequence[str]) -> list[str]:
-    """Return what is looked for, in the form in which it was kept."""
-    return list(dict.fromkeys(words(" ".join(wanted))))[:16]
-
-
 def portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """Return messages in order, so many at a time as one transaction is to write."""
     begin = size = 0
@@ -610,27 +560,9 @@ def _additions(entries: Sequence[Entry]) -> list[Addition]:
     return [each for each in entries if isinstance(each, Addition)]
 
 
-def _message_rows(entry: Entry) -> list[dict[str, Any]]:
-    return message_rows(entry) if isinstance(entry, Addition) else []
-
-
 async def _aside(size: int, work: Callable[[], T]) -> T:
     """Do some work with so many characters, in a thread if they are many."""
     return await anyio.to_thread.run_sync(work) if size > LARGE else work()
-
-
-async def _kept(rows: Sequence[Any]) -> list[Kept]:
-    def read() -> list[Kept]:
-        return [Kept(place=row.seq, message=message) for row in rows if (message := message_of(row))]
-
-    return await _aside(sum(len(row.body) for row in rows), read)
-
-
-async def _found(rows: Sequence[Any], wanted: list[str]) -> list[Found]:
-    def read() -> list[Found]:
-        return [found_of(row, message, wanted) for row in rows if (message := message_of(row))]
-
-    return await _aside(sum(len(row.body) for row in rows), read)
 
 
 def _now() -> datetime:
@@ -676,21 +608,19 @@ def _same_session() -> Any:
     )
 
 
-def _unused(user: str) -> tuple[Any, Any]:
-    """Uploads of the user's that no message has."""
-    used = select(chat_attachment.c.upload_id).where(chat_attachment.c.user_key == user)
-    return chat_upload.c.user_key == user, chat_upload.c.id.not_in(used)
-
-
 @asynccontextmanager
-async def open_sql(url: str) -> AsyncIterator[SQLArchive]:
-    """Open the archive at a database URL and close it at the end."""
+async def open_sql(url: str, cipher: Cipher = PLAIN) -> AsyncIterator[SQLArchive]:
+    """Open the archive at a database URL and close it at the end.
+
+    Args:
+        cipher: What texts go through.
+    """
     engine = create_async_engine(
         driver_url(url, asynchronous=True), pool_pre_ping=not url.startswith("sqlite")
     )
     if engine.dialect.name == "sqlite":
         prepare_sqlite(engine.sync_engine)
-    archive = SQLArchive(engine)
+    archive = SQLArchive(engine, cipher)
     writing = asyncio.create_task(archive.run())
     try:
         yield archive
