@@ -287,8 +287,10 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> tuple[Store,
     """Open what is set: Redis or memory, and the archive if there is a database."""
     redis_url = settings.redis_url.get_secret_value()
     database_url = settings.database_url.get_secret_value()
-    archive = await stack.enter_async_context(open_sql(database_url)) if database_url else None
-    if archive:
+    archive: Archive | None = None
+    if database_url:
+        opened = open_sql(database_url, audit_days=settings.audit_days)
+        archive = await stack.enter_async_context(opened)
         await check_schema(archive)
     if not redis_url:
         return MemoryStore(max_messages=settings.history_max_messages), archive

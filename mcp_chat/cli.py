@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mcp_chat import sessions_cli
+from mcp_chat import audit_cli, sessions_cli
 from mcp_chat.exceptions import ChatError, SettingsError
 from mcp_chat.settings import Settings, as_text, env_example, load_settings, read_env_file
 
@@ -15,6 +15,7 @@ app = typer.Typer(
     name="mcp-chat", help="A chat for MCP gateways.", no_args_is_help=True, add_completion=False
 )
 app.add_typer(sessions_cli.app)
+app.command()(audit_cli.audit)
 
 
 @app.command()

@@ -35,6 +35,7 @@ from mcp_chat.config import CONFIG, ModelConfig, ServerConfig, UserConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection
 from mcp_chat.context import Budget
+from mcp_chat.deed import Deed
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.events import Entry, Event, Final, TextDelta, is_final, order
 from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
@@ -288,6 +289,7 @@ class SimArchive:
         self.configs: dict[str, str] = {}
         self.commands: dict[tuple[str, str], _Row] = {}
         self.messages: dict[tuple[str, str], dict[str, Message]] = defaultdict(dict)
+        self.trail: dict[tuple[str, str], Deed] = {}
 
     def _hold(self, user: str, epoch: int | None) -> None:
         if epoch is not None and self.fencing and epoch < self.epochs[user]:
@@ -353,6 +355,11 @@ class SimArchive:
         messages = self.messages[addition.user, addition.session_id]
         for message in addition.messages:
             messages.setdefault(message.id, message)
+        await self.note(addition.user, addition.deeds)
+
+    async def note(self, user: str, deeds: Sequence[Deed]) -> None:
+        for deed in deeds:
+            self.trail.setdefault((user, deed.id), deed)
 
     async def read(self, user: str, session_id: str, *, limit: int) -> list[Message]:
         return list(self.messages[user, session_id].values())[-limit:]

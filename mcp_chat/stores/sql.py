@@ -74,10 +74,12 @@ class SQLArchive(SQLLedger, SQLTrail):
 
     Args:
         engine: An engine of `open_sql`.
+        deeds_kept: How long a deed stays in the trail; None for ever.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, deeds_kept: timedelta | None = None) -> None:
         self._engine = engine
+        self._deeds_kept = deeds_kept
         self._revision = newest_revision()
         self._accesses: set[asyncio.Task[Any]] = set()
         # Made once: to make them takes longer than to run them.
@@ -671,14 +673,18 @@ def _unused(user: str) -> tuple[Any, Any]:
 
 
 @asynccontextmanager
-async def open_sql(url: str) -> AsyncIterator[SQLArchive]:
-    """Open the archive at a database URL and close it at the end."""
+async def open_sql(url: str, *, audit_days: int = 0) -> AsyncIterator[SQLArchive]:
+    """Open the archive at a database URL and close it at the end.
+
+    Args:
+        audit_days: How long a deed stays in the trail; 0 for ever.
+    """
     engine = create_async_engine(
         driver_url(url, asynchronous=True), pool_pre_ping=not url.startswith("sqlite")
     )
     if engine.dialect.name == "sqlite":
         prepare_sqlite(engine.sync_engine)
-    archive = SQLArchive(engine)
+    archive = SQLArchive(engine, deeds_kept=timedelta(days=audit_days) if audit_days else None)
     writing = asyncio.create_task(archive.run())
     try:
         yield archive
