@@ -13,11 +13,11 @@ from mcp_chat.agent import Agent
 from mcp_chat.config import UserConfig
 from mcp_chat.connections import Toolbox, close_all, open_all
 from mcp_chat.deed import Action, Decision, Deed, places_of
-from mcp_chat.exceptions import ChatError, NotConnected, ServerUnavailable
+from mcp_chat.exceptions import NotConnected, ServerUnavailable
 from mcp_chat.netguard import AddressNotAllowed
 from mcp_chat.providers import Model
 from mcp_chat.stores.base import Lease
-from mcp_chat.trail import Trail
+from mcp_chat.trail import Trail, code_of
 from mcp_chat.workshop import Workshop
 
 
@@ -98,7 +98,7 @@ class Equipment:
             ready = await self._open(config)
             outcome = "succeeded"
         except Exception as error:
-            outcome = error.code if isinstance(error, ChatError) else "failed"
+            outcome = code_of(error)
             raise
         finally:
             ms = round((time.monotonic() - began) * 1000)

@@ -10,7 +10,8 @@ import anyio
 import structlog
 
 from mcp_chat.deed import Deed, said_of
-from mcp_chat.exceptions import StoreUnavailable
+from mcp_chat.exceptions import ChatError, StoreUnavailable
+from mcp_chat.netguard import AddressNotAllowed, refusal
 from mcp_chat.stores.base import Archive
 
 log = structlog.get_logger()
@@ -39,3 +40,22 @@ class Trail:
         if self.archive and deeds:
             with anyio.CancelScope(shield=True), contextlib.suppress(StoreUnavailable):
                 await self.archive.note(self.user, deeds)
+
+    async def note_refusal(self, error: Exception, *, session_id: str, turn: str) -> None:
+        """Take down that a turn failed because the address of its model may not be dialled."""
+        if isinstance(refusal(error), AddressNotAllowed):
+            deed = Deed(
+                action="connect",
+                decision="refused",
+                session_id=session_id,
+                turn=turn,
+                server="model",
+                outcome=AddressNotAllowed.code,
+            )
+            await self.note([deed])
+
+
+def code_of(error: Exception) -> str:
+    """Return what the trail says of an error: our own code, also where another error hides it."""
+    ours = refusal(error) or error
+    return ours.code if isinstance(ours, ChatError) else "failed"

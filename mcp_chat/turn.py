@@ -180,6 +180,7 @@ class Turn:
                 await self._terms.flush()
                 return await self._converse()
         except ChatError as error:
+            await self._terms.trail.note_refusal(error, session_id=self._session.id, turn=self._turn_id)
             return failed(error)
         except Exception:  # a bug in one turn must not end the others
             log.exception("turn.crashed")
