@@ -21,7 +21,7 @@ from tests.conftest import need
 from tests.installation import Installation
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("operations", "identity", "scaling", "http-api", "architecture", "history")
+PAGES = ("operations", "identity", "audit", "scaling", "http-api", "architecture", "history")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
