@@ -221,16 +221,13 @@ def test_a_model_whose_address_is_refused_when_it_is_dialled_is_in_the_trail(
 
 
 def test_connections_that_are_opened_again_after_a_rest_are_in_the_trail(
-    serve: Callable[..., str], name: str, demo_url: str, audit: Audit
+    serve: Callable[..., str], name: str, demo_url: str, logged: Lines, audit: Audit
 ) -> None:
-    with Person(serve(idle_timeout=0.5), name) as person:
+    with Person(serve(idle_timeout=0.2, log_level="info"), name) as person:
         person.connect(server={"url": demo_url, "alias": "toys"})
-
-        def woken() -> list[dict[str, Any]]:
-            person.say("hello")
-            return audit("--action", "reconnect")
-
-        [deed, *_] = wait_until(woken, "the user has rested", seconds=30)
+        wait_until(lambda: logged.of("user.released"), "the user rests", seconds=30)
+        person.say("hello")
+    [deed] = audit("--action", "reconnect")
     assert brief(deed) == ("reconnect", "allowed", f"toys {origin_of(demo_url)}", "succeeded")
 
 
