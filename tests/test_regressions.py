@@ -19,7 +19,7 @@ import pytest
 from redis import Redis
 
 import mcp_chat
-from mcp_chat import equipment
+from mcp_chat import connections, equipment
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
@@ -202,10 +202,9 @@ def test_a_bug_in_one_command_is_that_commands_end_alone(
     alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bob.connect()
-    opened = equipment.open_all
 
-    async def buggy(connections: Any, tasks: Any) -> None:
-        monkeypatch.setattr(equipment, "open_all", opened)
+    async def buggy(*_: Any) -> None:
+        monkeypatch.setattr(equipment, "open_all", connections.open_all)
         raise RuntimeError("SECRET detail")
 
     monkeypatch.setattr(equipment, "open_all", buggy)

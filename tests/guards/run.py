@@ -90,20 +90,10 @@ class Copy:
             "PYTHONPATH": str(self._directory),
             "PYTHONDONTWRITEBYTECODE": "1",  # a file that is changed twice in a second has one time stamp
         }
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-rA",
-            "-p",
-            "no:cacheprovider",
-            "--tb=line",
-            *options,
-        ]
+        pytest = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "--tb=line"]
         try:
             done = subprocess.run(
-                [*command, *tests],
+                [*pytest, *options, *tests],
                 cwd=self._directory,
                 env=environ,
                 capture_output=True,

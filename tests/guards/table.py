@@ -273,7 +273,7 @@ GUARDS = (
 )
 
 APART = {
-    "R1": "the guard is redis-py's own; test_2000_cancelled_reads_mix_up_no_replies in tests/test_stores.py looks",
+    "R1": "the guard is redis-py's own; tests/test_stores.py looks for it with 2,000 cancelled reads",
     "R27": "there is no OAuth callback yet",
     "R31": "is made of R3, R6, R12 and R13, and of a sign-in that cannot be switched off",
 }
