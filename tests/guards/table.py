@@ -132,9 +132,9 @@ GUARDS = (
     Guard(
         item="R12",
         file="mcp_chat/netguard.py",
-        old="        parsed = parsed.copy_with(host=_plain_host(parsed.raw_host.decode()))\n",
+        old=" or not _URL.fullmatch(url)",
         new="",
-        test="tests/test_netguard.py::test_what_is_accepted_means_the_same_to_every_parser",
+        test="tests/test_bad_input.py::test_a_url_that_is_no_web_address_is_refused",
     ),
     Guard(
         item="R13",
