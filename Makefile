@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test lint format coverage bench chaos soak fuzz lock vendor clean
+.PHONY: help serve test lint format coverage bench chaos soak fuzz guards lock vendor clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ soak: $(VENV)/.dev ## look for users' marks where they do not belong (ARGS="--tu
 
 fuzz: $(VENV)/.dev ## look for faults of owners in FUZZ random histories of several workers (default 2000)
 	@FUZZ=$(or $(FUZZ),2000) $(BIN)/python -m pytest tests/test_ownership.py -k "TestWorkers"
+
+guards: $(VENV)/.dev ## take each guard out and see its test fail (ARGS="R6 R9" for some)
+	@$(BIN)/python -m tests.guards $(ARGS)
 
 lock: ## resolve the dependencies anew and write both lock files
 	@test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv; }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -13,11 +12,11 @@ import structlog
 from anyio.abc import TaskGroup
 
 from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send, is_recorded
-from mcp_chat.config import CONFIG, UserConfig
+from mcp_chat.config import CONFIG
 from mcp_chat.conversations import Conversations
-from mcp_chat.deed import Decision, Deed, origin_of, said_of
+from mcp_chat.deed import Deed
 from mcp_chat.docket import Docket
-from mcp_chat.equipment import Equipment, Ready
+from mcp_chat.equipment import Equipment
 from mcp_chat.events import (
     Cancelled,
     Connected,
@@ -42,10 +41,10 @@ from mcp_chat.exceptions import (
 )
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Fence, Release
-from mcp_chat.netguard import AddressNotAllowed
 from mcp_chat.recovery import Past, begun, past_of
 from mcp_chat.stores.base import Lease
 from mcp_chat.stores.bells import LocalBell
+from mcp_chat.trail import Trail
 from mcp_chat.turn import Terms, Turn, ended_how, failed
 from mcp_chat.turns import Turns
 from mcp_chat.workshop import Workshop
@@ -75,6 +74,7 @@ class Actor:
         self._writer = EventWriter(
             workshop.store.log, lease, deliver=workshop.deliver, held=workshop.held, regain=self.regain
         )
+        self._trail = Trail(user=lease.user, worker=lease.worker, archive=workshop.archive)
         self._docket = Docket(lease, workshop.store, workshop.archive, self._writer)
         self._bell = LocalBell()
         self._broken: dict[str, Past] = {}
@@ -119,7 +119,7 @@ class Actor:
                 writing.start_soon(self._writer.run)
                 self._aside = writing
                 async with anyio.create_task_group() as self._tasks:
-                    self._equipment = Equipment(self.lease, self._shop, self._tasks)
+                    self._equipment = Equipment(self.lease, self._shop, self._tasks, self._trail)
                     self._turns = Turns(
                         self._tasks,
                         self._turn,
@@ -376,6 +376,7 @@ class Actor:
             end=partial(self._end_turn, command),
             prepare=self._equipment.prepare,
             held=self._held,
+            trail=self._trail,
             metrics=self._shop.metrics,
             limit=self._shop.turn_timeout,
             parallel_calls=self._shop.parallel_calls,
@@ -453,7 +454,7 @@ class Actor:
         """Open the new connections first; only when they are proven does anything change."""
         wanted = self._shop.vault.open(command.sealed, user=self.user, field="connect")
         config = CONFIG.validate_json(wanted)
-        ready = await self._opened(config)
+        ready = await self._equipment.open(config)
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
             earlier = await self._equipment.config()
@@ -470,31 +471,6 @@ class Actor:
         await self._adopt(command.user_id, config.session_id)
         left_out = ready.toolbox.left_out
         return Connected(session_id=config.session_id, tools=config.tools, left_out=left_out)
-
-    async def _opened(self, config: UserConfig) -> Ready:
-        """Open a configuration's servers, and put into the trail how that went."""
-        outcome = "failed"
-        try:
-            ready = await self._equipment.open(config)
-            outcome = "succeeded"
-        except ChatError as error:
-            outcome = error.code
-            raise
-        finally:
-            refused = outcome == AddressNotAllowed.code
-            for server in config.servers:
-                own = server.url if not server.operator else None
-                where = f"{server.alias} {origin_of(own)}" if own else server.alias
-                decision: Decision = "refused" if refused else "allowed"
-                await self._note(Deed(action="connect", server=where, decision=decision, outcome=outcome))
-        return ready
-
-    async def _note(self, deed: Deed) -> None:
-        """Put a deed into the trail; the log has it in any case."""
-        log.info("deed", user=self.user, **said_of(deed))
-        if self._shop.archive:
-            with anyio.CancelScope(shield=True), contextlib.suppress(StoreUnavailable):
-                await self._shop.archive.note(self.user, deed)
 
     async def _adopt(self, user_id: str, session_id: str) -> None:
         """Take over what a gateway has kept; if that fails now, the next connect tries again."""
@@ -525,7 +501,8 @@ class Actor:
             await self._erase(config.session_id, stopped)
         await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
         await self._equipment.close()
-        await self._note(Deed(action="disconnect", outcome="succeeded"))
+        session_id = config.session_id
+        await self._trail.note([Deed(action="disconnect", session_id=session_id, outcome="succeeded")])
         self._writer.expire_in(self._shop.session_ttl)  # whoever waits for an end still reads it
         self.why_left = "disconnect"
         self._left.set()

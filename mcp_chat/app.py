@@ -302,8 +302,10 @@ async def open_stores(parts: Parts, stack: AsyncExitStack) -> tuple[Store, Archi
     settings, cipher = parts.settings, Sealing(parts.vault, on=parts.settings.encrypt_history)
     redis_url = settings.redis_url.get_secret_value()
     database_url = settings.database_url.get_secret_value()
-    archive = await stack.enter_async_context(open_sql(database_url, cipher)) if database_url else None
-    if archive:
+    archive: Archive | None = None
+    if database_url:
+        opened = open_sql(database_url, cipher, audit_days=settings.audit_days)
+        archive = await stack.enter_async_context(opened)
         await check_schema(archive)
     if not redis_url:
         return MemoryStore(max_messages=settings.history_max_messages), archive

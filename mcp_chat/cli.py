@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mcp_chat import keys_cli, sessions_cli
+from mcp_chat import audit_cli, keys_cli, sessions_cli
 from mcp_chat.exceptions import ChatError, SettingsError
 from mcp_chat.settings import Settings, as_text, env_example, load_settings, read_env_file
 
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.add_typer(sessions_cli.app)
 app.add_typer(keys_cli.app)
+app.command()(audit_cli.audit)
 
 
 @app.command()

@@ -430,6 +430,10 @@ class Toolbox:
         tool = find(self.tools, name)
         return tool is not None and tool.safe
 
+    def refuses(self, name: str) -> str:
+        """Return why no call of this name is made, or nothing."""
+        return "" if find(self.tools, name) else "unknown_tool"
+
     async def call(self, name: str, args: Mapping[str, Any], on_progress: ProgressFnT) -> ToolResult:
         """Call a tool by its name in the conversation."""
         for connection in self.connections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,9 +12,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from mcp_chat.message import new_id, now
+from mcp_chat.config import UserConfig
+from mcp_chat.message import Message, ToolCall, new_id, now
 
-Action = Literal["connect", "disconnect", "call"]
+Action = Literal["connect", "reconnect", "disconnect", "call"]
 Decision = Literal["allowed", "refused"]
 
 
@@ -23,11 +25,11 @@ class Deed:
 
     Attributes:
         id: Names it, so that it stands in the trail once.
-        server: The alias of an MCP server, and its origin if it is the user's own.
+        server: The alias of an MCP server, or `model`; and the origin if it is the user's own.
         arguments: A hash of a call's exact arguments.
         decision: Whether it was allowed to happen.
         by: Who has allowed it: `policy`, or later a person.
-        outcome: How it went: `succeeded`, `failed`, `unknown`, or an error's code.
+        outcome: How it went: `succeeded`, `failed`, `unknown`, `stopped`, or an error's code.
         ms: How long it took, in milliseconds.
     """
 
@@ -45,7 +47,20 @@ class Deed:
     at: datetime = field(default_factory=now)
 
 
-LOGGED = ("action", "decision", "by", "server", "tool", "arguments", "outcome", "ms")
+LOGGED = {
+    "action": "action",
+    "decision": "decision",
+    "by": "by",
+    "session": "session_id",
+    "turn": "turn",
+    "server": "server",
+    "tool": "tool",
+    "arguments": "arguments",
+    "outcome": "outcome",
+    "ms": "ms",
+}
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 def digest(arguments: Mapping[str, Any]) -> str:
@@ -56,11 +71,54 @@ def digest(arguments: Mapping[str, Any]) -> str:
 
 def origin_of(url: str) -> str:
     """Return scheme, host and port of a URL: its path and query may be secret."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "?"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+    return f"{parts.scheme}://{host}{port}"
+
+
+def places_of(config: UserConfig) -> list[str]:
+    """Return where a configuration leads: its servers, and a model at an address of the user's own."""
+    places = [(server.alias, None if server.operator else server.url) for server in config.servers]
+    if config.model.base_url and not config.model.operator:
+        places.append(("model", config.model.base_url))
+    return [f"{alias} {origin_of(url)}" if url else alias for alias, url in places]
+
+
+def of_call(call: ToolCall, result: Message, *, run: str, turn: str, session_id: str, refused: str) -> Deed:
+    """Return the deed of a tool call by its result.
+
+    Args:
+        run: Begins the ids of the turn's messages: whoever runs the turn gives the same deed the same id.
+        refused: Why it was not made; what the model then calls a tool is its own text, and left out.
+    """
+    named = not refused and _NAME.match(call.name)
+    return Deed(
+        action="call",
+        decision="refused" if refused else "allowed",
+        id=hashlib.sha256(f"{run} {call.id}".encode()).hexdigest()[:32],
+        session_id=session_id,
+        turn=turn,
+        server=call.name.partition("__")[0] if named else "",
+        tool=call.name if named else "",
+        arguments=digest(call.args),
+        outcome=refused or _outcome(result),
+        ms=int(result.metadata.get("elapsed_ms", 0)),
+    )
+
+
+def _outcome(result: Message) -> str:
+    if outcome := result.metadata.get("outcome"):
+        return str(outcome)
+    for mark in ("stopped", "interrupted"):
+        if result.metadata.get(mark):
+            return mark
+    return "succeeded" if result.status == "success" else "failed"
 
 
 def said_of(deed: Deed) -> dict[str, Any]:
     """Return what a log line says of a deed: all that is not empty."""
-    return {name: value for name in LOGGED if (value := getattr(deed, name))}
+    return {said: value for said, name in LOGGED.items() if (value := getattr(deed, name))}

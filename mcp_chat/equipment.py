@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import anyio
@@ -11,9 +12,12 @@ from anyio.abc import TaskGroup
 from mcp_chat.agent import Agent
 from mcp_chat.config import UserConfig
 from mcp_chat.connections import Toolbox, close_all, open_all
+from mcp_chat.deed import Action, Decision, Deed, places_of
 from mcp_chat.exceptions import NotConnected, ServerUnavailable
+from mcp_chat.netguard import AddressNotAllowed
 from mcp_chat.providers import Model
 from mcp_chat.stores.base import Lease
+from mcp_chat.trail import Trail, code_of
 from mcp_chat.workshop import Workshop
 
 
@@ -39,13 +43,15 @@ class Equipment:
         lease: The user and the epoch.
         workshop: What it is made with.
         tasks: Runs the connections.
+        trail: Takes down where one connects.
     """
 
-    def __init__(self, lease: Lease, workshop: Workshop, tasks: TaskGroup) -> None:
+    def __init__(self, lease: Lease, workshop: Workshop, tasks: TaskGroup, trail: Trail) -> None:
         self._user = lease.user
         self._epoch = lease.epoch
         self._shop = workshop
         self._tasks = tasks
+        self._trail = trail
         self._preparing = anyio.Lock()
         self._config: UserConfig | None = None
         self.ready: Ready | None = None
@@ -73,17 +79,33 @@ class Equipment:
                 if self._config is None:
                     raise NotConnected
                 try:
-                    self.ready = await self.open(self._config)
+                    self.ready = await self.open(self._config, again=True)
                 except ServerUnavailable:
                     raise ServerUnavailable("Lost connection to MCP server. Please reconnect.") from None
             return self.ready.agent, self.ready.toolbox
 
-    async def open(self, config: UserConfig) -> Ready:
+    async def open(self, config: UserConfig, *, again: bool = False) -> Ready:
         """Open a configuration's servers and model, beside what is in use.
+
+        Args:
+            again: It was in use before a rest or a takeover.
 
         Raises:
             ServerUnavailable: A server does not answer; nothing stays open.
         """
+        began, outcome = time.monotonic(), "cancelled"
+        try:
+            ready = await self._open(config)
+            outcome = "succeeded"
+        except Exception as error:
+            outcome = code_of(error)
+            raise
+        finally:
+            ms = round((time.monotonic() - began) * 1000)
+            await self._trail.note(_deeds(config, "reconnect" if again else "connect", outcome, ms))
+        return ready
+
+    async def _open(self, config: UserConfig) -> Ready:
         connections = [self._shop.connection(server) for server in config.servers]
         model = await to_thread.run_sync(self._shop.providers.open, config.model)
         try:
@@ -117,3 +139,19 @@ class Equipment:
         before, self._config, self.ready = self.ready, None, None
         if before:
             await before.aclose()
+
+
+def _deeds(config: UserConfig, action: Action, outcome: str, ms: int) -> list[Deed]:
+    """Return the deeds of connecting: one for each place, and all end alike."""
+    decision: Decision = "refused" if outcome == AddressNotAllowed.code else "allowed"
+    return [
+        Deed(
+            action=action,
+            decision=decision,
+            session_id=config.session_id,
+            server=place,
+            outcome=outcome,
+            ms=ms,
+        )
+        for place in places_of(config)
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mcp_chat.deed import Deed
 from mcp_chat.message import Message, Usage
@@ -48,7 +48,7 @@ class Scribe:
                 self.user,
                 self.session_id,
                 [message],
-                deeds=[replace(deed, session_id=self.session_id)] if deed else (),
+                deeds=[deed] if deed else (),
                 usage=usage,
                 backend=self.backend,
                 epoch=self.epoch,

@@ -405,6 +405,13 @@ class Settings(BaseSettings):
         alias="MCP_CHAT_IDLE_TIMEOUT",
         description="Seconds without use until a user's connections close.",
     )
+    audit_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        alias="MCP_CHAT_AUDIT_DAYS",
+        description="Days the audit trail is kept in the database. 0: for ever.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="MCP_CHAT_LOG_LEVEL", description="Least level that is logged."
     )

@@ -16,7 +16,7 @@ from mcp_chat.agent import Agent, Emit
 from mcp_chat.commands import Send
 from mcp_chat.connections import Toolbox
 from mcp_chat.context import Budget, may_be_cut, shown
-from mcp_chat.deed import Deed, digest, said_of
+from mcp_chat.deed import Deed, of_call
 from mcp_chat.events import (
     Event,
     Failed,
@@ -45,6 +45,7 @@ from mcp_chat.recovery import Past, Told, answered, retold, told_of, unanswered
 from mcp_chat.scribe import Scribe
 from mcp_chat.session import Session
 from mcp_chat.tools import ToolResult
+from mcp_chat.trail import Trail
 
 log = structlog.get_logger()
 
@@ -80,6 +81,7 @@ class Terms:
         end: Records and tells the final event.
         prepare: Gives the agent and the tools; may take a while, may fail.
         held: Returns when this worker may call a tool, or raises `StoreUnavailable`.
+        trail: Takes down the tool calls.
         limit: Seconds the turn may take.
         parallel_calls: Tool calls that are made at a time.
         budget: How much of the conversation the model is shown.
@@ -91,6 +93,7 @@ class Terms:
     end: Callable[[Final], Awaitable[None]]
     prepare: Callable[[], Awaitable[tuple[Agent, Toolbox]]]
     held: Callable[[], Awaitable[None]]
+    trail: Trail
     metrics: Metrics
     limit: float
     parallel_calls: int
@@ -128,6 +131,7 @@ class Turn:
         self._usage = past.usage if past else Usage()
         self._open: dict[str, ToolCall] = {}
         self._begun: set[str] = set()
+        self._deeds: dict[str, Deed] = {}
         self._calling = 0
         self._results = 0
         self._quiet = anyio.Event()
@@ -177,6 +181,7 @@ class Turn:
                 await self._terms.flush()
                 return await self._converse()
         except ChatError as error:
+            await self._terms.trail.note_refusal(error, session_id=self._session.id, turn=self._turn_id)
             return failed(error)
         except Exception:  # a bug in one turn must not end the others
             log.exception("turn.crashed")
@@ -400,8 +405,10 @@ class Turn:
             self._open |= {call.id: call for call in message.tool_calls}
         return message
 
-    async def _close(self, call: ToolCall, result: ToolResult, metadata: dict[str, Any]) -> Message:
-        """Write the result of a call."""
+    async def _close(
+        self, call: ToolCall, result: ToolResult, metadata: dict[str, Any], *, refused: str = ""
+    ) -> Message:
+        """Write the result of a call, and with it what the trail has of it."""
         self._results = max(self._results, self._place("t")) + 1  # several close at the same time
         message = Message(
             id=f"{self._run}-t{self._results}",
@@ -412,28 +419,20 @@ class Turn:
             status="error" if result.failed else "success",
             metadata=metadata,
         )
-        await self._scribe.write(message, deed=self._deed(call, message))
+        await self._scribe.write(message, deed=self._deed(call, message, refused))
         self._open.pop(call.id, None)
         self._untold[message.id] = MessageAdded(message=message)
         return message
 
-    def _deed(self, call: ToolCall, result: Message) -> Deed | None:
-        """Return the trail's line of a call that was made, or may have been."""
-        if call.id not in self._begun:
-            return None
-        outcome = "succeeded" if result.status == "success" else "failed"
-        deed = Deed(
-            action="call",
-            id=result.id,
-            turn=self._turn_id,
-            server=call.name.partition("__")[0],
-            tool=call.name,
-            arguments=digest(call.args),
-            outcome=str(result.metadata.get("outcome", outcome)),
-            ms=int(result.metadata.get("elapsed_ms", 0)),
-        )
-        log.info("deed", user=self._scribe.user, **said_of(deed))
-        return deed
+    def _deed(self, call: ToolCall, result: Message, refused: str) -> Deed | None:
+        """Return the trail's line of a call that was made, or may have been; the first one holds."""
+        if call.id in self._begun and call.id not in self._deeds:
+            deed = of_call(
+                call, result, run=self._run, turn=self._turn_id, session_id=self._session.id, refused=refused
+            )
+            self._terms.trail.say(deed)
+            self._deeds[call.id] = deed
+        return self._deeds.get(call.id)
 
     async def run_call(self, call: ToolCall, problem: str | None, emit: Emit) -> Message:
         """Run a tool call; see `mcp_chat.agent.Loop`. Its intent was recorded with the model's message."""
@@ -445,6 +444,7 @@ class Turn:
             try:
                 at = now().isoformat()
                 emit(ToolStarted(call_id=call.id, name=call.name, args=call.args, at=at))
+                refused = "invalid_arguments" if problem else self._toolbox.refuses(call.name)
                 result = (
                     ToolResult(text=problem, failed=True)
                     if problem
@@ -452,7 +452,7 @@ class Turn:
                 )
                 elapsed = round((time.monotonic() - began) * 1000)
                 message = await self._undisturbed(
-                    self._close(call, result, {"elapsed_ms": elapsed, "started_at": at})
+                    self._close(call, result, {"elapsed_ms": elapsed, "started_at": at}, refused=refused)
                 )
             finally:
                 self._calling -= 1

@@ -28,7 +28,7 @@ from tests.person import Person
 from tests.running import running
 
 SECRET = "a secret of more than 32 bytes, for tests"
-KEY = base64.b64encode(bytes(32)).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
 
 Ids = Mapping[str, Sequence[str]]
 """By kind: user, session, message, upload, turn, event, recency and place (cursors), word."""

@@ -289,6 +289,7 @@ class SimArchive:
         self.configs: dict[str, str] = {}
         self.commands: dict[tuple[str, str], _Row] = {}
         self.messages: dict[tuple[str, str], dict[str, Message]] = defaultdict(dict)
+        self.trail: dict[tuple[str, str], Deed] = {}
 
     def _hold(self, user: str, epoch: int | None) -> None:
         if epoch is not None and self.fencing and epoch < self.epochs[user]:
@@ -297,9 +298,6 @@ class SimArchive:
 
     async def epoch(self, user: str) -> int:
         return self.epochs[user]
-
-    async def note(self, user: str, deed: Deed) -> None:
-        """Put a deed into a trail that nobody reads here."""
 
     async def next_epoch(self, user: str, floor: int) -> int:
         self.epochs[user] = max(self.epochs[user] + 1, floor)
@@ -357,6 +355,11 @@ class SimArchive:
         messages = self.messages[addition.user, addition.session_id]
         for message in addition.messages:
             messages.setdefault(message.id, message)
+        await self.note(addition.user, addition.deeds)
+
+    async def note(self, user: str, deeds: Sequence[Deed]) -> None:
+        for deed in deeds:
+            self.trail.setdefault((user, deed.id), deed)
 
     async def read(self, user: str, session_id: str, *, limit: int) -> list[Message]:
         return list(self.messages[user, session_id].values())[-limit:]

@@ -167,7 +167,7 @@ def records(archive: Archive, user: str) -> dict[str, Callable[[], Work]]:
         "epoch": partial(archive.epoch, user),
         "next_epoch": partial(archive.next_epoch, user, 0),
         "add": partial(archive.add, Addition(user=user, session_id="s", messages=(message,))),
-        "note": partial(archive.note, user, Deed(action="call", tool=text)),
+        "note": partial(archive.note, user, [Deed(action="call", tool=text)]),
         "deeds": partial(archive.deeds, user, limit=10),
         "read": partial(archive.read, user, "s", limit=10),
         "page": partial(archive.page, user, "s", limit=10),

@@ -27,7 +27,7 @@ from tests.running import running
 from tests.world import World
 
 SECRET = "a secret of more than 32 bytes, for tests"
-KEYS = {"jwt_secret_key": SECRET, "encryption_key": base64.b64encode(bytes(32)).decode()}
+KEYS = {"jwt_secret_key": SECRET, "encryption_key": base64.b64encode(bytes(range(32))).decode()}
 DEMO = {"model": "demo:demo"}
 TRANSPORTS = ("streamable_http", "sse")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,15 @@ def told(person: Person) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in person.history()]
 
 
+def deeds(chat: Installation, user: str) -> list[tuple[str, ...]]:
+    """What the audit trail has of a user's tool calls."""
+    with sqlite3.connect(chat.data / "mcp-chat.db") as database:
+        return database.execute(
+            "SELECT action, decision, tool, outcome FROM chat_deed WHERE user_key = ? AND action = 'call'",
+            [user],
+        ).fetchall()
+
+
 def test_an_answer_that_was_broken_off_is_void_and_given_once_more(
     chat: Installation, owner: psutil.Process, reader: Person, model: ModelServer
 ) -> None:
@@ -184,7 +194,7 @@ def test_what_has_killed_two_owners_is_given_up_and_its_text_kept(
 
 
 def test_a_call_whose_outcome_is_unknown_is_never_made_again(
-    owner: psutil.Process, reader: Person, model: ModelServer, till: Till
+    chat: Installation, owner: psutil.Process, reader: Person, model: ModelServer, till: Till
 ) -> None:
     model.will(Reply(text="Charging.", calls=[("till__charge", {})]))
     with reader.streaming("pay") as frames:
@@ -200,6 +210,7 @@ def test_a_call_whose_outcome_is_unknown_is_never_made_again(
     kept = reader.history()[-1]
     assert kept["status"] == "error"
     assert kept["metadata"] == {"interrupted": True, "outcome": "unknown"}
+    assert deeds(chat, reader.name) == [("call", "allowed", "till__charge", "unknown")]
     assert len(model.requests) == 1
     assert reader.say("was it charged?")["response"].startswith("4 messages")
     assert till.calls == ["charge"]

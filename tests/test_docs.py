@@ -23,10 +23,14 @@ from mcp_chat.stores.client import open_client
 from mcp_chat.stores.database import migrate
 from mcp_chat.vault import Vault
 from tests.conftest import need
+from tests.guards.table import GUARDS
 from tests.installation import Installation
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("operations", "identity", "scaling", "http-api", "architecture", "history", "secrets")
+PAGES = (
+    *("operations", "identity", "secrets", "audit", "security"),
+    *("scaling", "http-api", "architecture", "history"),
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -140,6 +144,24 @@ def test_the_scaling_pages_safe_tools_are_what_the_file_means(tmp_path: Path) ->
     shop = read_servers(path)["shop"]
     assert shop.safe_tools == ("find_article",)
     assert shop.trust_read_only is False
+
+
+def test_each_test_that_the_security_page_names_exists() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.\w+)(?:::(\w+))?`", page)
+    assert len({test for _, test in named if test}) >= 28
+    for file, test in named:
+        assert (ROOT / file).is_file(), file
+        assert not test or re.search(rf"^(async )?def {test}\(", (ROOT / file).read_text(), re.MULTILINE), (
+            test
+        )
+
+
+def test_each_guard_is_taken_out_before_a_test_that_the_security_page_names() -> None:
+    page = (ROOT / "docs/security.md").read_text()
+    rows = dict(re.findall(r"^\| (R\d+) \|.*\| (.*) \|$", page, re.MULTILINE))
+    for item in {guard.item for guard in GUARDS}:
+        assert any(guard.test in rows[item] for guard in GUARDS if guard.item == item), item
 
 
 def test_each_metric_that_is_to_be_watched_exists() -> None:

@@ -414,7 +414,7 @@ def test_somebody_elses_conversation_does_not_exist(alice: Person, serve: Callab
     with Person(str(alice.http.base_url), f"{alice.name}-2") as bob:
         bob.connect()
         for asked in (session, "none", "\u0000"):
-            answer = bob.http.get("/llmchat/events", params={"session_id": asked})
+            answer = bob.http.get("/llmchat/events", params={"session_id": asked}, timeout=5)
             assert answer.status_code == 404
             assert answer.json()["code"] == "not_found"
         assert bob.http.get("/llmchat/events", params={"user_id": alice.name}).status_code == 403

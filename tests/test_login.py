@@ -436,7 +436,7 @@ def test_an_operators_function_proves_who_asks(door: Opened) -> None:
 
 def test_an_open_stream_ends_with_the_login_that_it_began_with(door: Opened) -> None:
     headers = {"x-name": "ann", "x-seconds": "1.5"}
-    with door(**CUSTOM).stream("GET", "/llmchat/events", headers=headers) as response:
+    with door(**CUSTOM).stream("GET", "/llmchat/events", headers=headers, timeout=12) as response:
         assert response.status_code == 200
         said = [line for line in response.iter_lines() if line.startswith("data: ")]
     error = {"type": "error", "error": "Your login has expired. Sign in again.", "recoverable": False}
@@ -445,7 +445,8 @@ def test_an_open_stream_ends_with_the_login_that_it_began_with(door: Opened) -> 
 
 @pytest.mark.slow
 def test_an_open_stream_ends_when_the_login_is_revoked(door: Opened, name: str) -> None:
-    with door(**CUSTOM).stream("GET", "/llmchat/events", headers={"x-name": name}) as response:
+    asked: dict[str, Any] = {"headers": {"x-name": name}, "timeout": 14}  # before the next comment would come
+    with door(**CUSTOM).stream("GET", "/llmchat/events", **asked) as response:
         assert response.status_code == 200
         REVOKED.add(name)
         text = "".join(response.iter_text())

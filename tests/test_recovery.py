@@ -305,6 +305,12 @@ def messages(world: World) -> list[Message]:
     return list(world.store.window._messages.get(("ann", "s"), ()))
 
 
+def trail(world: World) -> list[tuple[str, str, str]]:
+    """What the trail has of tool calls."""
+    deeds = [deed for deed in world.archive.trail.values() if deed.action == "call"] if world.archive else []
+    return [(deed.action, deed.decision, deed.outcome) for deed in deeds]
+
+
 def calls(world: World) -> list[str]:
     return [call.call_id for call in world.journal.called]
 
@@ -356,6 +362,7 @@ def test_the_next_owner_goes_on(world: World, plan: str, point: Point) -> None:
     assert [message.role for message in messages(world)] == roles
     check_told(world, asked)
     assert len(calls(world)) == len(set(calls(world))) + (point is calling)
+    assert not world.archive or trail(world) == [("call", "allowed", "succeeded")] * (" " in plan)
 
 
 @pytest.mark.parametrize(
@@ -372,6 +379,7 @@ def test_a_call_whose_outcome_is_unknown_is_not_made_again(world: World, point: 
     result = messages(world)[-1]
     assert (result.role, result.status, result.metadata["outcome"]) == ("tool", "error", "unknown")
     check_told(world, asked)
+    assert not world.archive or trail(world) == [("call", "allowed", "unknown")]
     made = calls(world)
     again = world.ask(world.alive[-1], "ann", Send(id="m2", run="r2", session_id="s", text="0 once 1"))
     world.run(5)

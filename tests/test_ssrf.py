@@ -411,7 +411,7 @@ def test_what_was_allowed_once_is_judged_again_by_the_next_worker(
     """Finding 8: a configuration is stored, its worker goes, and the name means another address."""
     database = f"sqlite:///{tmp_path}/chat.db"
     migrate(database)
-    keys = {"jwt_secret_key": "x" * 32, "encryption_key": base64.b64encode(bytes(32)).decode()}
+    keys = {"jwt_secret_key": "x" * 32, "encryption_key": base64.b64encode(bytes(range(32))).decode()}
     outside.routes[PUBLIC] = plain
     outside.name("moves.example", PUBLIC)
     settings = made(tmp_path, database_url=database, **keys)

@@ -6,10 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar
 
+import structlog
 from starlette.requests import HTTPConnection, Request
 
-from mcp_chat.exceptions import Forbidden, LoginUnavailable, NotAuthenticated
+from mcp_chat.exceptions import ChatError, Forbidden, LoginUnavailable, NotAuthenticated
 from mcp_chat.identity import Principal
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -41,12 +44,29 @@ async def require_user(request: Request, identity: Identity, user_id: str | None
         Forbidden: The assertion names somebody else.
         LoginUnavailable: Nobody can tell now.
     """
-    principal = await identity.identify(request)
-    if principal is None:
-        raise NotAuthenticated
-    if user_id and user_id != principal.id:
-        raise Forbidden("User ID mismatch.")
+    principal: Principal | None = None
+    try:
+        principal = await identity.identify(request)
+        if principal is None:
+            raise NotAuthenticated
+        if user_id and user_id != principal.id:
+            raise Forbidden("User ID mismatch.")
+    except (NotAuthenticated, Forbidden) as error:
+        _log_refusal(request, error, principal)
+        raise
     return principal
+
+
+def _log_refusal(request: Request, error: ChatError, principal: Principal | None) -> None:
+    """Say who was not let in: for the audit trail, where nobody is known to write a row for."""
+    log.warning(
+        "refused",
+        code=error.code,
+        user=principal.key if principal else "",
+        peer=request.client.host if request.client else "",
+        method=request.scope["method"],
+        path=request.scope["path"],
+    )
 
 
 async def while_signed_in(

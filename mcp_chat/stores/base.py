@@ -472,15 +472,25 @@ class Archive(Configs, Ledger, Protocol):
         """
         ...
 
-    async def note(self, user: str, deed: Deed) -> None:
-        """Put a deed into the trail, once by its id."""
+    async def note(self, user: str, deeds: Sequence[Deed]) -> None:
+        """Put deeds into the trail, each once by its id."""
         ...
 
-    async def deeds(self, user: str | None, *, limit: int, before: int | None = None) -> list[Noted]:
+    async def deeds(
+        self,
+        user: str | None,
+        *,
+        limit: int,
+        before: int | None = None,
+        action: str = "",
+        since: datetime | None = None,
+    ) -> list[Noted]:
         """Return the last deeds of a user, or of all, the latest first.
 
         Args:
             before: Only those before this place.
+            action: Only these.
+            since: Only those from then on.
         """
         ...
 

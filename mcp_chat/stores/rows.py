@@ -153,8 +153,8 @@ def session_of(cipher: Cipher, row: Any) -> Session:
         llm_backend=row.llm_backend,
         context=_context(cipher, row),
         token_usage=Usage(input_tokens=row.input_tokens, output_tokens=row.output_tokens),
-        created_at=_utc(row.created_at),
-        updated_at=_utc(row.updated_at),
+        created_at=utc(row.created_at),
+        updated_at=utc(row.updated_at),
     )
 
 
@@ -189,6 +189,6 @@ def changed(session: Session, name: str | None, context: Mapping[str, Any]) -> S
     return replace(session, name=session.name if name is None else name, context=kept)
 
 
-def _utc(moment: datetime) -> datetime:
+def utc(moment: datetime) -> datetime:
     """SQLite keeps no time zone."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

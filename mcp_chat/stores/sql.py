@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -74,11 +74,15 @@ class SQLArchive(SQLLedger, SQLTrail, SQLUploads):
     Args:
         engine: An engine of `open_sql`.
         cipher: What texts go through.
+        deeds_kept: How long a deed stays in the trail; None for ever.
     """
 
-    def __init__(self, engine: AsyncEngine, cipher: Cipher = PLAIN) -> None:
+    def __init__(
+        self, engine: AsyncEngine, cipher: Cipher = PLAIN, *, deeds_kept: timedelta | None = None
+    ) -> None:
         self._engine = engine
         self._cipher = cipher
+        self._deeds_kept = deeds_kept
         self._revision = newest_revision()
         self._accesses: set[asyncio.Task[Any]] = set()
         # Made once: to make them takes longer than to run them.
@@ -609,18 +613,20 @@ def _same_session() -> Any:
 
 
 @asynccontextmanager
-async def open_sql(url: str, cipher: Cipher = PLAIN) -> AsyncIterator[SQLArchive]:
+async def open_sql(url: str, cipher: Cipher = PLAIN, *, audit_days: int = 0) -> AsyncIterator[SQLArchive]:
     """Open the archive at a database URL and close it at the end.
 
     Args:
         cipher: What texts go through.
+        audit_days: How long a deed stays in the trail; 0 for ever.
     """
     engine = create_async_engine(
         driver_url(url, asynchronous=True), pool_pre_ping=not url.startswith("sqlite")
     )
     if engine.dialect.name == "sqlite":
         prepare_sqlite(engine.sync_engine)
-    archive = SQLArchive(engine, cipher)
+    kept = timedelta(days=audit_days) if audit_days else None
+    archive = SQLArchive(engine, cipher, deeds_kept=kept)
     writing = asyncio.create_task(archive.run())
     try:
         yield archive

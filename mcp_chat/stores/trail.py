@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
@@ -15,20 +15,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mcp_chat.deed import Deed
 from mcp_chat.message import now
 from mcp_chat.stores.base import Addition, Noted
+from mcp_chat.stores.rows import utc
 from mcp_chat.stores.tables import chat_deed
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-KEPT = timedelta(days=90)
-"""How long a deed stays in the trail."""
-
 NAMES = tuple(each.name for each in fields(Deed))
 
 
 class SQLTrail(ABC):
     """What `SQLArchive` does as a trail, by the access to the database that it has."""
+
+    _deeds_kept: timedelta | None
 
     @abstractmethod
     def _insert(self, table: Table) -> Any: ...
@@ -39,29 +39,41 @@ class SQLTrail(ABC):
     @abstractmethod
     async def _read(self, statement: Any) -> Sequence[Any]: ...
 
-    async def note(self, user: str, deed: Deed) -> None:
-        """Put a deed into the trail, once by its id."""
+    async def note(self, user: str, deeds: Sequence[Deed]) -> None:
+        """Put deeds into the trail, each once by its id."""
         statement = self._insert(chat_deed).on_conflict_do_nothing()
 
         async def add(connection: AsyncConnection) -> None:
-            await connection.execute(statement, [_row(user, deed)])
+            await connection.execute(statement, [_row(user, deed) for deed in deeds])
 
         await self._write(add)
 
-    async def deeds(self, user: str | None, *, limit: int, before: int | None = None) -> list[Noted]:
+    async def deeds(
+        self,
+        user: str | None,
+        *,
+        limit: int,
+        before: int | None = None,
+        action: str = "",
+        since: datetime | None = None,
+    ) -> list[Noted]:
         """Return the last deeds of a user, or of all, the latest first."""
-        statement = select(chat_deed).order_by(chat_deed.c.seq.desc()).limit(limit)
+        of = chat_deed.c
+        statement = select(chat_deed).order_by(of.seq.desc()).limit(limit)
         if user is not None:
-            statement = statement.where(chat_deed.c.user_key == user)
+            statement = statement.where(of.user_key == user)
         if before is not None:
-            statement = statement.where(chat_deed.c.seq < before)
-        return [
-            Noted(place=row.seq, user=row.user_key, deed=Deed(**{name: getattr(row, name) for name in NAMES}))
-            for row in await self._read(statement)
-        ]
+            statement = statement.where(of.seq < before)
+        if action:
+            statement = statement.where(of.action == action)
+        if since is not None:
+            statement = statement.where(of.at >= utc(since))
+        return [_noted(row) for row in await self._read(statement)]
 
     async def _drop_old_deeds(self) -> None:
-        old = delete(chat_deed).where(chat_deed.c.at < now() - KEPT)
+        if self._deeds_kept is None:
+            return
+        old = delete(chat_deed).where(chat_deed.c.at < now() - self._deeds_kept)
 
         async def drop(connection: AsyncConnection) -> int:
             return (await connection.execute(old)).rowcount
@@ -77,3 +89,8 @@ def deed_rows(addition: Addition) -> list[dict[str, Any]]:
 
 def _row(user: str, deed: Deed) -> dict[str, Any]:
     return {"user_key": user, **{name: getattr(deed, name) for name in NAMES}}
+
+
+def _noted(row: Any) -> Noted:
+    deed = Deed(**{name: getattr(row, name) for name in NAMES} | {"at": utc(row.at)})
+    return Noted(place=row.seq, user=row.user_key, deed=deed)
