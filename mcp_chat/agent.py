@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import anyio
@@ -32,7 +32,7 @@ from langchain_core.messages import (
 from mcp_chat.events import Event, TextDelta
 from mcp_chat.exceptions import ChatError, InvalidSession, ModelFailed, ModelTimeout
 from mcp_chat.langchain import from_langchain, to_langchain
-from mcp_chat.message import Message, ToolCall, Usage, new_id, wellformed
+from mcp_chat.message import UNREADABLE, Message, ToolCall, Usage, new_id, wellformed
 from mcp_chat.netguard import AddressNotAllowed, AnswerTooLarge, refusal
 from mcp_chat.session import plain
 from mcp_chat.tools import Tool
@@ -55,7 +55,7 @@ class Loop(Protocol):
         """Put the model's message into the history; when this returns it is committed."""
         ...
 
-    async def run_call(self, call: ToolCall, problem: str | None, emit: Emit) -> Message:
+    async def run_call(self, call: ToolCall, emit: Emit) -> Message:
         """Run a tool call, or answer it with what is wrong with its arguments; return the recorded result."""
         ...
 
@@ -66,7 +66,6 @@ class _Context:
 
     loop: Loop
     seen: set[str]
-    problems: dict[str, str] = field(default_factory=dict)
     rounds: int = 0
 
 
@@ -83,10 +82,11 @@ class _Recorder(AgentMiddleware[Any, Any, Any]):
         context: _Context = request.runtime.context
         for message in response.result:
             if isinstance(message, AIMessage):
-                mend(message, context)
-                await context.loop.record(
-                    from_langchain(message), _usage(message), request.runtime.stream_writer
-                )
+                unreadable = mend(message, context.seen)
+                ours = from_langchain(message)
+                if unreadable:
+                    ours = replace(ours, metadata={UNREADABLE: unreadable})
+                await context.loop.record(ours, _usage(message), request.runtime.stream_writer)
                 self._count(message, context)
         return response
 
@@ -102,8 +102,7 @@ class _Recorder(AgentMiddleware[Any, Any, Any]):
         call = ToolCall(
             id=request.tool_call["id"], name=request.tool_call["name"], args=request.tool_call["args"]
         )
-        problem = context.problems.get(call.id)
-        message = await context.loop.run_call(call, problem, from_anywhere(request.runtime.stream_writer))
+        message = await context.loop.run_call(call, from_anywhere(request.runtime.stream_writer))
         return to_langchain(message)
 
 
@@ -232,25 +231,33 @@ def _offer(tool: Tool) -> dict[str, Any]:
     }
 
 
-def mend(message: AIMessage, context: _Context) -> None:
+def mend(message: AIMessage, seen: set[str]) -> list[str]:
     """Make a message fit to be stored and shown to a model again.
 
-    Every call gets an id of its own. One whose arguments are not JSON is kept, with the reason.
+    Every call gets an id of its own.
+
+    Args:
+        seen: The ids that calls have already.
+
+    Returns:
+        The ids of calls whose arguments are not JSON; they are kept, without any.
     """
+    unreadable: list[str] = []
     message.content = _clean(message.content)
     calls: list[tuple[Any, dict[str, Any] | None]] = [(c, _json(c["args"])) for c in message.tool_calls]
     calls += [(call, None) for call in message.invalid_tool_calls]
     message.tool_calls, message.invalid_tool_calls = [], []
     for call, args in calls:
         call_id = wellformed(call["id"] or "")
-        if not call_id or call_id in context.seen:
+        if not call_id or call_id in seen:
             call_id = f"call_{new_id()}"
-        context.seen.add(call_id)
+        seen.add(call_id)
         if args is None:
-            context.problems[call_id] = "The arguments were not valid JSON. Call again with a JSON object."
+            unreadable.append(call_id)
         message.tool_calls.append(
             {"name": wellformed(call["name"] or ""), "args": args or {}, "id": call_id, "type": "tool_call"}
         )
+    return unreadable
 
 
 def _json(args: dict[str, Any]) -> dict[str, Any] | None:

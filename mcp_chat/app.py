@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from ipaddress import IPv6Network
-from types import MappingProxyType
 
 import anyio
 import structlog
@@ -32,42 +29,33 @@ from mcp_chat.api.llmchat import LLMChat
 from mcp_chat.api.metrics import Scrape
 from mcp_chat.api.sessions import Sessions
 from mcp_chat.api.uploads import Uploads
-from mcp_chat.catalogue import CatalogueEntry, read_catalogue
 from mcp_chat.config import ServerConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection, Dialer
 from mcp_chat.context import Budget
 from mcp_chat.deaths import heard
-from mcp_chat.deed import origin_of
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.drain import Drain
-from mcp_chat.exceptions import ChatError, InvalidRequest, SettingsError, StoreUnavailable, WrongSchema
+from mcp_chat.exceptions import ChatError, StoreUnavailable, WrongSchema
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
-from mcp_chat.keyring import is_open_to_all
 from mcp_chat.limits import ServerLimits
-from mcp_chat.login.contextforge import SESSION, ContextForgeIdentity, Gateway
-from mcp_chat.login.custom import CustomIdentity, function_at
-from mcp_chat.login.demo import DemoIdentity, cookie_secret
-from mcp_chat.login.keys import JWKS, FixedKey, Keys, public_key
+from mcp_chat.login.demo import DemoIdentity
 from mcp_chat.login.metered import Metered
-from mcp_chat.login.proxy import ProxyIdentity
-from mcp_chat.login.token import BearerIdentity, TokenCheck
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Metrics
-from mcp_chat.netguard import Policy, check_url
+from mcp_chat.netguard import Policy
 from mcp_chat.ownership import Ownership
-from mcp_chat.providers import Providers, load_packages
-from mcp_chat.safety import check_settings, encryption_keys
-from mcp_chat.servers import current, read_servers
+from mcp_chat.parts import Parts, parts_of
+from mcp_chat.providers import Providers
+from mcp_chat.servers import current
 from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.stores.cipher import Sealing
 from mcp_chat.stores.memory import MemoryRates, MemoryStore
 from mcp_chat.stores.redis import RedisStore, open_leases, open_redis
 from mcp_chat.stores.sql import open_sql
-from mcp_chat.vault import Vault
 from mcp_chat.workshop import Workshop
 
 log = structlog.get_logger()
@@ -106,43 +94,6 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app.state.deaths = None
     app.state.max_header_bytes = parts.settings.max_header_bytes
     return app
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a process makes of its settings before anything is opened."""
-
-    settings: Settings
-    entries: list[CatalogueEntry]
-    servers: dict[str, ServerConfig]
-    identity: Identity
-    vault: Vault
-    drain: Drain
-    policy: Policy
-    gateway_origins: frozenset[str]
-
-
-def parts_of(settings: Settings) -> Parts:
-    """Check the settings and return what they ask for.
-
-    Raises:
-        SettingsError: They do not allow a safe start.
-    """
-    check_settings(settings)
-    check_stores(settings)
-    logs.set_up(settings.log_level)
-    entries = read_catalogue(settings.models_file)
-    load_packages(entries)
-    return Parts(
-        settings=settings,
-        entries=entries,
-        servers={**demo_servers(), **read_servers(settings.servers_file)},
-        identity=identity_of(settings),
-        vault=vault_of(settings),
-        drain=Drain(),
-        policy=policy_of(settings),
-        gateway_origins=origins_of(settings),
-    )
 
 
 @asynccontextmanager
@@ -210,18 +161,6 @@ async def leave(ownership: Ownership, drain: Drain, left: anyio.Event) -> None:
     left.set()
 
 
-def check_stores(settings: Settings) -> None:
-    """Refuse several workers that could not see each other.
-
-    Raises:
-        SettingsError: Several workers without Redis.
-    """
-    if settings.workers > 1 and not settings.redis_url.get_secret_value():
-        raise SettingsError(
-            "Several workers need Redis: set REDIS_URL or GUNICORN_WORKERS=1, or use `mcp-chat serve`."
-        )
-
-
 def middleware(settings: Settings) -> list[Middleware]:
     """Return what stands around every request.
 
@@ -233,68 +172,6 @@ def middleware(settings: Settings) -> list[Middleware]:
         hosts = ["localhost", "127.0.0.1", "[::1]", settings.host]
         around.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False))
     return around
-
-
-def identity_of(settings: Settings) -> Identity:
-    """Return what proves who asks.
-
-    Raises:
-        SettingsError: A key or a function that is named cannot be read.
-    """
-    match settings.auth:
-        case "demo":
-            secret = settings.jwt_secret_key.get_secret_value()
-            return DemoIdentity(cookie_secret(secret or secrets.token_urlsafe(32)))
-        case "jwt":
-            return BearerIdentity(token_check(settings))
-        case "contextforge":
-            return ContextForgeIdentity(token_check(settings, SESSION), Gateway(settings.gateway_url))
-        case "proxy":
-            return ProxyIdentity(
-                peers=settings.proxy_peers,
-                secret=settings.proxy_secret.get_secret_value(),
-                user_header=settings.proxy_user_header,
-                secret_header=settings.proxy_secret_header,
-            )
-    return CustomIdentity(function_at(settings.auth))
-
-
-def token_check(settings: Settings, required: Mapping[str, str] = MappingProxyType({})) -> TokenCheck:
-    """Return what a token must be."""
-    return TokenCheck(
-        keys_of_tokens(settings),
-        settings.jwt_algorithms,
-        audience=settings.jwt_audience,
-        issuer=settings.jwt_issuer,
-        required={**settings.jwt_claims, **required},
-        user_claim=settings.jwt_user_claim,
-    )
-
-
-def keys_of_tokens(settings: Settings) -> Keys:
-    """Return what tokens are checked with."""
-    if settings.jwks_url:
-        return JWKS(settings.jwks_url, settings.jwt_algorithms)
-    if settings.jwt_public_key_path:
-        return FixedKey(public_key(settings.jwt_public_key_path))
-    return FixedKey(settings.jwt_secret_key.get_secret_value())
-
-
-def vault_of(settings: Settings) -> Vault:
-    """Return the vault; in demo mode with a key that lasts as long as this process if none is set."""
-    path = settings.encryption_key_file
-    if path and is_open_to_all(path):  # as orchestrators mount secrets; elsewhere it is a mistake
-        log.warning("encryption_key_file.open_to_all", path=str(path), advice="chmod 600")
-    return Vault(encryption_keys(settings) or [os.urandom(32)])
-
-
-def demo_servers() -> dict[str, ServerConfig]:
-    """Return the demo server, if `mcp-chat serve` has started it."""
-    url = os.environ.get("MCP_CHAT_DEMO_URL")
-    if not url:
-        return {}
-    text = "Arithmetic, time, a to-do list, a slow tool and one that fails, to try the chat with."
-    return {"demo": ServerConfig(alias="demo", url=url, description=text, operator=True)}
 
 
 async def open_stores(parts: Parts, stack: AsyncExitStack) -> tuple[Store, Archive | None]:
@@ -384,28 +261,6 @@ def workshop_of(
         keep_history=settings.keep_history,
         summary=settings.summary,
     )
-
-
-def policy_of(settings: Settings) -> Policy:
-    """Return what users may have dialled."""
-    return Policy(
-        allowed_networks=settings.allowed_networks,
-        ports=settings.allowed_ports,
-        schemes=settings.allowed_schemes,
-        nat64=tuple(prefix for prefix in settings.nat64_prefixes if isinstance(prefix, IPv6Network)),
-    )
-
-
-def origins_of(settings: Settings) -> frozenset[str]:
-    """Return the gateway's origins in the form that users' URLs are compared in.
-
-    Raises:
-        SettingsError: One of them cannot be dialled.
-    """
-    try:
-        return frozenset(origin_of(check_url(origin)) for origin in settings.gateway_origins)
-    except InvalidRequest as error:
-        raise SettingsError(f"MCP_CHAT_GATEWAY_ORIGINS: {error}") from None
 
 
 def connection_of(settings: Settings, policy: Policy) -> Callable[[ServerConfig], Connection]:

@@ -57,6 +57,10 @@ class Usage:
         )
 
 
+UNREADABLE = "unreadable"
+"""In the metadata of a model's message: the ids of its calls whose arguments are not JSON."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """What the model asks for: a tool by its name in the conversation, ``alias__tool``, and arguments."""
@@ -130,3 +134,8 @@ def _no_result(call: ToolCall) -> Message:
         name=call.name,
         status="error",
     )
+
+
+def unreadable_in(message: Message) -> set[str]:
+    """Return the ids of a message's calls whose arguments nobody can read: they are not made."""
+    return set(message.metadata.get(UNREADABLE, ()))

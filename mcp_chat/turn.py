@@ -38,7 +38,7 @@ from mcp_chat.exceptions import (
     StoreUnavailable,
     Unexpected,
 )
-from mcp_chat.message import Message, ToolCall, Usage, now
+from mcp_chat.message import Message, ToolCall, Usage, now, unreadable_in
 from mcp_chat.metrics import Metrics, Resumption, TurnEnd
 from mcp_chat.progress import Progress
 from mcp_chat.recovery import Past, Told, answered, retold, told_of, unanswered
@@ -50,6 +50,7 @@ from mcp_chat.trail import Trail
 log = structlog.get_logger()
 
 NO_RESULT = ToolResult(text="No result: the turn ended before the call did.", failed=True)
+NOT_JSON = "The arguments were not valid JSON. Call again with a JSON object."
 UNKNOWN = ToolResult(
     text="Outcome unknown: the worker that made this call stopped before it had the result. It may have "
     "taken effect, and was not made again.",
@@ -130,6 +131,7 @@ class Turn:
         self._told = past.told if past else Told()
         self._usage = past.usage if past else Usage()
         self._open: dict[str, ToolCall] = {}
+        self._unreadable: set[str] = set()
         self._begun: set[str] = set()
         self._deeds: dict[str, Deed] = {}
         self._calling = 0
@@ -247,6 +249,7 @@ class Turn:
             return
         self._written = await self._scribe.turn(self._run)
         self._open = {call.id: call for call in unanswered(self._written)}
+        self._unreadable = {call_id for message in self._written for call_id in unreadable_in(message)}
         self._begun = {call_id for call_id in self._open if call_id not in past.pending}
         self._looked_back = True
 
@@ -258,7 +261,7 @@ class Turn:
             self._terms.metrics.turn_resumed("unknown_outcome" if lost else "continued")
         for call in list(self._open.values()):
             if call not in lost:
-                await self.run_call(call, None, self._tell)
+                await self.run_call(call, self._tell)
         if lost:
             names = ", ".join(call.name for call in lost)
             raise Interrupted(
@@ -269,7 +272,7 @@ class Turn:
 
     def _may_repeat(self, call: ToolCall) -> bool:
         """Tell whether a call without a result may be made: it never was, or the operator says it is safe."""
-        return call.id not in self._begun or self._toolbox.safe(call.name)
+        return call.id not in self._begun or call.id in self._unreadable or self._toolbox.safe(call.name)
 
     def _tell(self, event: Event) -> None:
         """Say what has happened, to readers and to the session here."""
@@ -403,6 +406,7 @@ class Turn:
             await self._scribe.write(message, usage)
             self._untold[message.id] = MessageAdded(message=message, usage=usage)
             self._open |= {call.id: call for call in message.tool_calls}
+            self._unreadable |= unreadable_in(message)
         return message
 
     async def _close(
@@ -434,7 +438,7 @@ class Turn:
             self._deeds[call.id] = deed
         return self._deeds.get(call.id)
 
-    async def run_call(self, call: ToolCall, problem: str | None, emit: Emit) -> Message:
+    async def run_call(self, call: ToolCall, emit: Emit) -> Message:
         """Run a tool call; see `mcp_chat.agent.Loop`. Its intent was recorded with the model's message."""
         async with self._calls:
             began = time.monotonic()
@@ -444,10 +448,11 @@ class Turn:
             try:
                 at = now().isoformat()
                 emit(ToolStarted(call_id=call.id, name=call.name, args=call.args, at=at))
-                refused = "invalid_arguments" if problem else self._toolbox.refuses(call.name)
+                unreadable = call.id in self._unreadable
+                refused = "invalid_arguments" if unreadable else self._toolbox.refuses(call.name)
                 result = (
-                    ToolResult(text=problem, failed=True)
-                    if problem
+                    ToolResult(text=NOT_JSON, failed=True)
+                    if unreadable
                     else await self._toolbox.call(call.name, call.args, Progress(call, emit))
                 )
                 elapsed = round((time.monotonic() - began) * 1000)

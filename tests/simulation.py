@@ -42,7 +42,7 @@ from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
 from mcp_chat.feed import Feed, Gap
 from mcp_chat.heart import LoopHeart
 from mcp_chat.history import ChatHistoryManager
-from mcp_chat.message import Message, ToolCall, Usage
+from mcp_chat.message import UNREADABLE, Message, ToolCall, Usage
 from mcp_chat.metrics import Metrics
 from mcp_chat.ownership import Ownership
 from mcp_chat.providers import Model, Providers
@@ -596,7 +596,8 @@ def _model(process: Process) -> Model:
 class Parrot:
     """Stands in for `mcp_chat.agent.Agent`: the question says how many words and which tool calls come.
 
-    ``"3 once 2 once,safe 4"``: three words and a call, two words and two calls, four words.
+    ``"3 once 2 once,safe 4"``: three words and a call, two words and two calls, four words. A call with a
+    ``?`` behind it has arguments that nobody can read.
     """
 
     def __init__(self, model: BaseChatModel, tools: Sequence[Tool], *, rounds: int, silence: float) -> None:
@@ -623,13 +624,16 @@ class Parrot:
         done = sum(bool(message.tool_calls) for message in messages[asked:])
         for n in range(done, len(plan) // 2):
             said = await self._say(int(plan[2 * n]), emit)
+            names = plan[2 * n + 1].split(",")
             calls = tuple(
-                ToolCall(id=f"{run}-{n}-{m}", name=f"t__{name}", args={"id": f"{run}-{n}-{m}"})
-                for m, name in enumerate(plan[2 * n + 1].split(","))
+                ToolCall(id=f"{run}-{n}-{m}", name=f"t__{name.rstrip('?')}", args={"id": f"{run}-{n}-{m}"})
+                for m, name in enumerate(names)
             )
-            asking = Message(role="assistant", content=said, tool_calls=calls)
+            bad = [call.id for call, name in zip(calls, names, strict=True) if name.endswith("?")]
+            metadata = {UNREADABLE: bad} if bad else {}
+            asking = Message(role="assistant", content=said, tool_calls=calls, metadata=metadata)
             await loop.record(asking, Usage(output_tokens=1), emit)
-            await _all(loop.run_call(call, None, emit) for call in calls)
+            await _all(loop.run_call(call, emit) for call in calls)
         said = await self._say(int(plan[-1]), emit)
         await loop.record(Message(role="assistant", content=said), Usage(output_tokens=1), emit)
 

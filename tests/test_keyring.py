@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from mcp_chat import logs
 from mcp_chat.api.bodies import ModelSettings, ServerBody
-from mcp_chat.app import create_app, vault_of
+from mcp_chat.app import create_app
 from mcp_chat.config import ModelConfig, ServerConfig, UserConfig
 from mcp_chat.embedded import DataDir
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.keyring import check_strength, new_key
+from mcp_chat.parts import vault_of
 from mcp_chat.safety import check_settings, encryption_keys
 from mcp_chat.serve import demo_values
 from mcp_chat.settings import Settings, load_settings
@@ -93,6 +95,7 @@ def test_a_file_that_all_can_read_is_warned_of(mode: int, warned: bool, tmp_path
     path = tmp_path / "keys"
     path.write_text(NEW)
     path.chmod(mode)
+    logs.set_up("info")  # another test's application may have been told to say less
     with capture_logs() as lines:
         vault_of(load_settings(encryption_key_file=path))
     assert [line["event"] for line in lines] == ["encryption_key_file.open_to_all"] * warned

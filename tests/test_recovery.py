@@ -36,6 +36,7 @@ from mcp_chat.recovery import (
     told_of,
     unanswered,
 )
+from mcp_chat.turn import NOT_JSON
 from tests.simulation import Asked, World
 
 # The pure parts
@@ -385,6 +386,16 @@ def test_a_call_whose_outcome_is_unknown_is_not_made_again(world: World, point: 
     world.run(5)
     assert isinstance(again.final, TurnFinished), "the user may go on"
     assert len(calls(world)) == len(made) + 1
+
+
+@pytest.mark.parametrize("point", [written("assistant", calls=True), logged(ToolStarted), written("tool")])
+def test_a_call_that_nobody_could_read_is_made_by_no_owner(world: World, point: Point) -> None:
+    asked = turn(world, "2 once? 2", point)
+    assert isinstance(asked.final, TurnFinished)
+    assert calls(world) == []
+    assert (messages(world)[2].status, messages(world)[2].content) == ("error", NOT_JSON)
+    check_told(world, asked)
+    assert not world.archive or trail(world) == [("call", "refused", "invalid_arguments")]
 
 
 def test_calls_are_judged_one_by_one(world: World) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mcp_chat import cli
-from mcp_chat.app import check_stores, create_app
+from mcp_chat.app import create_app
 from mcp_chat.exceptions import SettingsError
+from mcp_chat.parts import check_stores
 from mcp_chat.safety import check_settings, is_loopback
 from mcp_chat.settings import Settings, as_text, env_example, load_settings
 
