@@ -24,6 +24,7 @@ from mcp_chat.process import ORPHAN_LIMIT, die_with_parent
 REQUESTS_LIMIT: Final = 20  # seconds open requests get; then they are cancelled and the lifespan ends
 STOP_LIMIT: Final = 30  # seconds until the process ends in any case, gunicorn's `graceful_timeout`
 HEAD_LIMIT: Final = 64 * 1024  # bytes of a request's line and headers, if nothing else is set
+HEAD_SECONDS: Final = 10.0  # for these to arrive
 
 
 def worker_name(host: str, master: int, age: int) -> str:
@@ -32,35 +33,45 @@ def worker_name(host: str, master: int, age: int) -> str:
 
 
 class Protocol(HttpToolsProtocol):
-    """Refuses a head without end; httptools itself would collect it all.
+    """Refuses a head without end, in bytes or in time; httptools itself would wait and collect it all.
 
     Args:
         head_limit: Bytes of a request's line and headers.
+        head_seconds: For these to arrive, from their first byte.
     """
 
     _head = 0
     _in_head = True
     _had_end = False
-    _refused = False
+    _refused = ""
+    _patience: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, head_limit: int = HEAD_LIMIT, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, head_limit: int = HEAD_LIMIT, head_seconds: float = HEAD_SECONDS, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._head_limit = head_limit
+        self._head_seconds = head_seconds
 
     def data_received(self, data: bytes) -> None:
         self._had_end = False
         super().data_received(data)
         if self._in_head and not self._had_end:  # what came with the end of a head or body is mostly a body
             self._head += len(data)
-            if self._head > self._head_limit and not self.transport.is_closing():
-                self._refused = True
-                self.send_400_response("")
+            self._patience = self._patience or self._wait()
+            if self._head > self._head_limit:
+                self._refuse(self._too_large)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
         self._in_head, self._had_end = False, True
+        self._stop_waiting()
         lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.url) + lines > self._head_limit:  # it may have come in one piece with its end
-            self._refused = True
+            self._refused = self._too_large
             raise ValueError("too large")  # the parser stops, and the request is answered as below
         super().on_headers_complete()
 
@@ -69,9 +80,32 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if self._refused:
-            msg = f"The request's headers are larger than {self._head_limit} bytes."
-        super().send_400_response(msg)
+        super().send_400_response(self._refused or msg)
+
+    @property
+    def _too_large(self) -> str:
+        return f"The request's headers are larger than {self._head_limit} bytes."
+
+    def _refuse(self, why: str) -> None:
+        self._stop_waiting()
+        if not self.transport.is_closing():
+            self._refused = why
+            self.send_400_response(why)
+
+    def _wait(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(self._head_seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        busy = getattr(self.cycle, "response_complete", True) is False
+        if busy:  # an answer is on its way, and not to be broken
+            self._patience = self._wait()
+        else:
+            self._refuse(f"The request's headers took longer than {self._head_seconds:g} seconds.")
+
+    def _stop_waiting(self) -> None:
+        if self._patience:
+            self._patience.cancel()
+        self._patience = None
 
 
 class DrainingServer(Server):
@@ -134,7 +168,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         self.config.app = self.wsgi
         self.wsgi.state.deaths = self.deaths
         limit = getattr(self.wsgi.state, "max_header_bytes", HEAD_LIMIT)
-        self.config.http = partial(Protocol, head_limit=limit)
+        self.config.http = partial(self.config.http, head_limit=limit)
         server = DrainingServer(self.config, self.wsgi.state.drain)
         # gunicorn's word for "at once"; uvicorn-worker's own handler would not stop the server
         loop = asyncio.get_running_loop()

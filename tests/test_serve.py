@@ -540,6 +540,28 @@ def test_a_request_without_end_to_its_headers_is_refused(gunicorn: Callable[...,
     master.ends()
 
 
+def test_headers_that_take_their_time_are_given_up(
+    gunicorn: Callable[..., Running],
+) -> None:
+    master = gunicorn("--worker-class", "toy_app.HastyWorker")
+    host, port = master.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")
+        told = b""
+        while more := client.recv(4096):  # it is closed, too
+            told += more
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert told.endswith(b"The request's headers took longer than 0.5 seconds.")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(b"GET /finite HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\n")
+        told = b""
+        while more := client.recv(4096):
+            told += more
+        assert re.findall(rb"HTTP/1.1 (\d+)", told) == [b"200", b"400"]
+    master.process.terminate()
+    master.ends()
+
+
 def test_names_of_workers_differ() -> None:
     assert len({worker_name("host", 1, 1) for _ in range(100)}) == 100
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -20,11 +21,14 @@ from mcp_chat.drain import Drain
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.serve import serve
 from mcp_chat.settings import load_settings
-from mcp_chat.worker import Worker
+from mcp_chat.worker import Protocol, Worker
 
 
 class HastyWorker(Worker):
-    CONFIG_KWARGS = Worker.CONFIG_KWARGS | {"timeout_graceful_shutdown": 1}
+    CONFIG_KWARGS = Worker.CONFIG_KWARGS | {
+        "timeout_graceful_shutdown": 1,
+        "http": partial(Protocol, head_seconds=0.5),
+    }
 
 
 def note(line: str) -> None:
