@@ -89,7 +89,7 @@ def set_up(level: str) -> None:
             console if terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # whatever that is by then
         cache_logger_on_first_use=False,
     )
     for noisy in ("httpx", "httpx2", "httpcore2", "openai", "langchain"):

@@ -472,6 +472,7 @@ def _settings(folder: Path, redis_url: str, model_url: str) -> dict[str, Any]:
         "ollama_url": "off",
         "log_level": "error",
         "allowed_networks": "127.0.0.0/8",
+        "requests_per_minute": 0,
         "turn_timeout": 600,
         "model_timeout": 600,
     }

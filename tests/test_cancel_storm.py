@@ -164,6 +164,7 @@ def records(archive: Archive, user: str) -> dict[str, Callable[[], Work]]:
         "retry": partial(archive.retry, user, command.id, epoch=epoch),
         "end": partial(archive.end, user, command.id, FINAL, epoch=epoch),
         "neglected": partial(archive.neglected, seconds=1e6),
+        "has_sessions": partial(archive.has_sessions, user, 1),
         "epoch": partial(archive.epoch, user),
         "next_epoch": partial(archive.next_epoch, user, 0),
         "add": partial(archive.add, Addition(user=user, session_id="s", messages=(message,))),

@@ -251,7 +251,8 @@ def test_odd_schemas_do_not_keep_the_other_tools_from_working(
     alice: Person, model: ModelServer, hostile: str
 ) -> None:
     connected = alice.connect(server={"url": f"{hostile}/odd-schemas", "alias": "odd"})
-    assert connected["tool_count"] == len(ODD_SCHEMAS)
+    assert connected["tool_count"] == len(ODD_SCHEMAS) - 1
+    assert list(connected["left_out"].values()) == ["its schema is nested more than 32 levels deep"]
     for tool in connected["tools"]:
         assert call(alice, model, tool, a=None)["output"] == "good"
     usable(alice, model)

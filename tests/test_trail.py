@@ -497,8 +497,8 @@ def test_the_setting_says_for_how_long(serve: Callable[..., str], monkeypatch: p
     kept: list[timedelta | None] = []
     original = SQLArchive.__init__
 
-    def noted(self: SQLArchive, engine: Any, **more: Any) -> None:
-        original(self, engine, **more)
+    def noted(self: SQLArchive, *given: Any, **more: Any) -> None:
+        original(self, *given, **more)
         kept.append(self._deeds_kept)
 
     monkeypatch.setattr(SQLArchive, "__init__", noted)

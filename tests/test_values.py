@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from datetime import UTC
 from itertools import groupby, pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import anyio
 import mcp_types as mcp
@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from mcp_chat import config as configs
 from mcp_chat.commands import COMMAND, Command
 from mcp_chat.config import CONFIG, ModelConfig, ServerConfig, UserConfig
-from mcp_chat.events import EVENT, Event, MessageAdded, TextDelta, ToolStarted, fold, is_final, order
+from mcp_chat.events import (
+    EVENT,
+    Connected,
+    Event,
+    MessageAdded,
+    TextDelta,
+    ToolStarted,
+    fold,
+    is_final,
+    order,
+)
 from mcp_chat.identity import user_key
 from mcp_chat.message import MESSAGE, Message, ToolCall, Usage, complete
 from mcp_chat.progress import Progress
@@ -64,10 +74,11 @@ talks = st.lists(
 st.register_type_strategy(Message, messages)
 
 arguments = st.dictionaries(text, values, max_size=3)
-kinds = [
-    st.builds(ToolStarted, args=arguments) if kind is ToolStarted else st.from_type(kind)
-    for kind in get_args(Event)
-]
+mappings: dict[Any, st.SearchStrategy[Any]] = {
+    ToolStarted: st.builds(ToolStarted, args=arguments),
+    Connected: st.builds(Connected, left_out=st.dictionaries(text, text, max_size=3)),
+}
+kinds = [mappings.get(kind, st.from_type(kind)) for kind in get_args(Event)]
 events: st.SearchStrategy[Event] = st.one_of(kinds)
 commands: st.SearchStrategy[Command] = st.one_of([st.from_type(kind) for kind in get_args(Command)])
 
