@@ -266,6 +266,10 @@ GUARDS = (
         file="mcp_chat/netguard.py",
         old='    r"https?://(',
         new='    r"(?:https?|javascript|ftp):(?://)?(',
+        also=(
+            ("if parsed.scheme not in policy.schemes:", "if False:"),
+            ("_DEFAULT_PORTS[parsed.scheme]", "_DEFAULT_PORTS.get(parsed.scheme, 80)"),
+        ),
         test="tests/test_bad_input.py::test_a_url_that_is_no_web_address_is_refused",
     ),
     Guard(
