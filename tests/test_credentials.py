@@ -24,7 +24,10 @@ from mcp_chat.identity import Principal
 from mcp_chat.settings import load_settings
 from tests.person import Person
 from tests.running import running
+from tests.test_logs import as_before
 from tests.world import World
+
+__all__ = ["as_before"]  # the fixture
 
 SECRET = "a secret of more than 32 bytes, for tests"
 KEYS = {"jwt_secret_key": SECRET, "encryption_key": base64.b64encode(bytes(range(32))).decode()}

@@ -45,8 +45,9 @@ from tests.test_identity import (
 )
 from tests.test_login import door as opener
 from tests.test_login import jwk, pem, signed, status, who
+from tests.test_logs import as_before
 
-__all__ = ["bearer", "demo_door", "door", "opener"]  # the fixtures
+__all__ = ["as_before", "bearer", "demo_door", "door", "opener"]  # the fixtures
 
 CLAIMS = json.dumps({"sub": "ann", "exp": 2**33})
 DER = RSA_KEY.public_key().public_bytes(

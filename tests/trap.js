@@ -22,6 +22,7 @@
   }
 
   function* wrongWithLink(link) {
+    if (!URL.canParse(link.href)) return yield "a link that is no address";
     const { protocol, host, pathname } = new URL(link.href);
     if (!["http:", "https:", "mailto:"].includes(protocol)) yield "a scheme";
     if (!/noopener/.test(link.rel) || !/noreferrer/.test(link.rel)) yield "a link with a way back";
