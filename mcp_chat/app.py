@@ -28,6 +28,7 @@ from mcp_chat.api.identity import Identity
 from mcp_chat.api.llmchat import LLMChat
 from mcp_chat.api.metrics import Scrape
 from mcp_chat.api.sessions import Sessions
+from mcp_chat.api.streams import Streams
 from mcp_chat.api.uploads import Uploads
 from mcp_chat.config import ServerConfig
 from mcp_chat.configs import UserConfigs
@@ -324,7 +325,8 @@ def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership
     """Put the routes in place, now that there is something behind them."""
     settings, identity = parts.settings, metered(parts, workshop.store)
     demo = parts.identity if isinstance(parts.identity, DemoIdentity) else None
-    chat = chat_of(replace(parts, identity=identity), workshop, ownership, feed)
+    streams = Streams(settings.max_streams)
+    chat = chat_of(replace(parts, identity=identity), workshop, ownership, feed, streams)
     sessions = Sessions(
         identity=identity,
         dispatch=chat.dispatch,
@@ -344,6 +346,7 @@ def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership
     )
     events = Events(
         identity=identity,
+        streams=streams,
         dispatch=chat.dispatch,
         configs=workshop.configs,
         record=workshop.history.record,
@@ -369,12 +372,13 @@ def metered(parts: Parts, store: Store) -> Identity:
     return Metered(parts.identity, store.rates, MemoryRates(), per_minute=per_minute, spare_per_minute=share)
 
 
-def chat_of(parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) -> LLMChat:
+def chat_of(parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed, streams: Streams) -> LLMChat:
     """Return what answers the contract's requests."""
     settings, record = parts.settings, workshop.history.record
     patience = settings.turn_timeout + 60
     return LLMChat(
         identity=parts.identity,
+        streams=streams,
         dispatch=Dispatch(
             workshop.store,
             workshop.archive,

@@ -13,6 +13,7 @@ ChatError                      code, retryable; str() is safe to show to the use
 │   └── Unreadable             they had one, and it cannot be opened any more
 ├── TooManyWaiting             the user's inbox is full
 ├── TooManyRequests            the user has made too many in a minute
+├── TooManyStreams             the user has too many open at this worker
 ├── TooManySessions            the user has as many conversations as possible
 ├── Busy                       the worker runs as many turns as it may
 ├── NotFound                   no such thing, or not theirs: the two look alike
@@ -110,6 +111,13 @@ class TooManyRequests(ChatError):
     def __init__(self, message: str | None = None, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyStreams(ChatError):
+    """You have too many streams open. Close one, and try again."""
+
+    code = "too_many_streams"
+    retryable = True
 
 
 class TooManySessions(ChatError):

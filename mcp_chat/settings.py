@@ -371,6 +371,9 @@ class Settings(BaseSettings):
         alias="MCP_CHAT_REQUESTS_PER_MINUTE",
         description="Requests of a user in a minute. 0: any number.",
     )
+    max_streams: int = Field(
+        32, ge=1, alias="MCP_CHAT_MAX_STREAMS", description="Streams of one user open at one worker."
+    )
     max_turns: int = Field(
         256, ge=1, alias="MCP_CHAT_MAX_TURNS", description="Turns that one worker runs at a time."
     )

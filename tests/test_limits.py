@@ -354,6 +354,66 @@ def test_each_429_and_503_says_when_to_try_again(code: str) -> None:
     assert 1 <= int(RETRY_AFTER[code]) <= 60
 
 
+# Open streams
+
+
+def test_a_user_may_have_so_many_streams_open(serve: Callable[..., str], name: str) -> None:
+    url = serve(max_streams=2)
+    with Person(url, name) as alice, Person(url, f"{name}-2") as bob:
+        for person in (alice, bob):
+            person.connect()
+        with alice.following(), alice.following():
+            assert "as many streams open as possible (2)" in over(
+                alice.http.get("/llmchat/events"), 429, "too_many_streams"
+            )
+            over(alice.post("chat", message="no", streaming=True), 429, "too_many_streams")
+            assert alice.history() == [], "a message that was refused was not taken"
+            assert alice.say("not streamed")["response"]
+            assert bob.stream("hello")[-1][0] == "final"
+        wait_until(lambda: is_let_in(alice), "there is a place again")
+        assert alice.stream("hello")[-1][0] == "final"
+
+
+def is_let_in(person: Person) -> bool:
+    """Whether there is a place for another stream; this one takes it for a moment, and is none."""
+    return person.http.get("/llmchat/events?session_id=none").status_code == 404
+
+
+@pytest.mark.parametrize("ends", ["by itself", "with a hang-up", "refused", "with a hang-up at once"])
+def test_a_stream_gives_its_place_back_however_it_ends(
+    serve: Callable[..., str], name: str, ends: str, model: ModelServer
+) -> None:
+    with Person(serve(max_streams=1), name) as alice:
+        alice.connect()
+        for _ in range(3):
+            match ends:
+                case "by itself":
+                    assert alice.stream("hello")[-1][0] == "final"
+                case "with a hang-up":
+                    model.will(Reply(text="word " * 20, pause=0.02))
+                    with alice.streaming("hello") as frames:
+                        next(frames)
+                case "refused":
+                    over(
+                        alice.post("chat", message="x", streaming=True, session_id="x" * 400),
+                        422,
+                        "invalid_body",
+                    )
+                    assert alice.http.get("/llmchat/events?session_id=none").status_code == 404
+                case _:
+                    hung_up_at_once(alice)
+            wait_until(lambda: is_let_in(alice), "the place is free again")
+
+
+def hung_up_at_once(person: Person) -> None:
+    """Ask for events, and go before the answer."""
+    url = person.http.base_url
+    cookie = "; ".join(f"{each.name}={each.value}" for each in person.http.cookies.jar)
+    head = f"GET /llmchat/events HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 80)) as raw:
+        raw.sendall(head.encode())
+
+
 # Requests in a minute
 
 

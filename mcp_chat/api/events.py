@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -10,7 +11,8 @@ from starlette.responses import Response
 
 from mcp_chat.api.follower import Follower
 from mcp_chat.api.identity import Identity, require_user, while_signed_in
-from mcp_chat.api.sse import event_stream
+from mcp_chat.api.sse import EventStream
+from mcp_chat.api.streams import Streams
 from mcp_chat.api.transcript import streamed
 from mcp_chat.configs import UserConfigs
 from mcp_chat.dispatch import Dispatch
@@ -30,6 +32,7 @@ class Events:
     """
 
     identity: Identity
+    streams: Streams
     dispatch: Dispatch
     configs: UserConfigs
     record: Record
@@ -38,6 +41,13 @@ class Events:
     async def stream(self, request: Request) -> Response:
         """Follow a conversation, or all: from the running turn's start, or from where a client was."""
         user = await require_user(request, self.identity, request.query_params.get("user_id"))
+        with ExitStack() as held:
+            held.enter_context(self.streams.place(user.key))
+            follower = await self._follower(request, user)
+            proven = while_signed_in(follower.frames(), request, self.identity, user)
+            return EventStream(streamed(proven, lambda: follower.place), {}, held.pop_all())
+
+    async def _follower(self, request: Request, user: Principal) -> Follower:
         session_id = request.query_params.get("session_id")
         if session_id is not None:
             await self._check(user, session_id)
@@ -51,8 +61,7 @@ class Events:
             session_id=session_id,
         )
         await follower.start(after)  # before the answer begins: what comes after its head is in it
-        proven = while_signed_in(follower.frames(), request, self.identity, user)
-        return event_stream(streamed(proven, lambda: follower.place), {})
+        return follower
 
     async def _check(self, user: Principal, session_id: str) -> None:
         config = await self.configs.get(user.key)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Protocol, TypeVar
 
+import anyio
 import structlog
 from starlette.requests import HTTPConnection, Request
 
@@ -18,6 +20,22 @@ T = TypeVar("T")
 
 PROVE_EVERY = 10.0
 """Seconds between two looks whether an open stream's login still holds."""
+
+PATIENCE = 10.0
+"""Seconds that such a look may take."""
+
+FORGIVEN = 60.0
+"""Seconds after the last proof for which a stream goes on while nobody can tell."""
+
+RENEW_EVERY = 3600.0
+"""Seconds after which a stream must be asked for anew whose login has no end of its own.
+
+What proves it may be in the request's head, as a proxy's word is: that stays, however often it is read.
+"""
+
+
+class ProofTooOld(Exception):
+    """A stream must be asked for anew: only a new request can prove its login again."""
 
 
 class Identity(Protocol):
@@ -79,21 +97,35 @@ async def while_signed_in(
 
     Raises:
         NotAuthenticated: It has ended; what was asked for goes on.
+        LoginUnavailable: Nobody could tell for too long.
+        ProofTooOld: The stream is to be asked for anew.
     """
-    proven = time.monotonic()
+    began = looked = proven = time.monotonic()
     async for each in sent:
         if time.time() > principal.expires:
             raise NotAuthenticated("Your login has expired. Sign in again.")
-        if time.monotonic() - proven > PROVE_EVERY:
-            proven = time.monotonic()
-            await _prove_again(request, identity, principal)
+        if principal.expires == math.inf and time.monotonic() - began > RENEW_EVERY:
+            raise ProofTooOld
+        if time.monotonic() - looked > PROVE_EVERY:
+            asked = time.monotonic()
+            proven = asked if await _is_proven(request, identity, principal) else proven
+            looked = time.monotonic()
+            if looked - proven > FORGIVEN:
+                raise LoginUnavailable
         yield each
 
 
-async def _prove_again(request: Request, identity: Identity, principal: Principal) -> None:
+async def _is_proven(request: Request, identity: Identity, principal: Principal) -> bool:
+    """Tell whether it is certain that a login still holds.
+
+    Raises:
+        NotAuthenticated: It is certain that it does not.
+    """
     try:
-        again = await identity.identify(request)
-    except LoginUnavailable:  # whoever was let in a moment ago is not turned out for the login's fault
-        return
+        with anyio.fail_after(PATIENCE):
+            again = await identity.identify(request)
+    except (LoginUnavailable, TimeoutError):
+        return False  # whoever was let in a moment ago is not turned out at once for the login's fault
     if again is None or again.id != principal.id:
         raise NotAuthenticated("Your login has ended. Sign in again.")
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +26,8 @@ from mcp_chat.api.bodies import (
 )
 from mcp_chat.api.errors import of_failed
 from mcp_chat.api.identity import Identity, require_user, while_signed_in
-from mcp_chat.api.sse import event_stream
+from mcp_chat.api.sse import EventStream
+from mcp_chat.api.streams import Streams
 from mcp_chat.api.transcript import Transcript, frames
 from mcp_chat.api.uploads import parts_of
 from mcp_chat.commands import Cancel, Connect, Disconnect, Send
@@ -67,6 +69,7 @@ class LLMChat:
     """
 
     identity: Identity
+    streams: Streams
     dispatch: Dispatch
     store: Store
     configs: UserConfigs
@@ -111,6 +114,12 @@ class LLMChat:
         """Send a message; the answer is a read of the turn's events, streamed or whole."""
         user, body = await self._read(request, ChatBody)
         self._check_message(body)
+        with ExitStack() as held:
+            if body.streaming:  # refused before the message is taken
+                held.enter_context(self.streams.place(user.key))
+            return await self._chat(request, user, body, held)
+
+    async def _chat(self, request: Request, user: Principal, body: ChatBody, held: ExitStack) -> Response:
         given = body.message_id or idempotency_key(request)
         command_id = given or new_id()
         session_id, resumed = await self._session(user, body.session_id, command_id)
@@ -131,7 +140,7 @@ class LLMChat:
         transcript = Transcript(session_id=session_id, turn_id=command.id, resumed=resumed)
         if body.streaming:
             proven = while_signed_in(entries, request, self.identity, user)
-            return event_stream(frames(proven, transcript), headers)
+            return EventStream(frames(proven, transcript), headers, held.pop_all())
         return await self._whole(user, entries, transcript, headers)
 
     async def cancel(self, request: Request) -> Response:

@@ -158,7 +158,7 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
             "events",
             events.stream,
             "Follow what happens, from any place",
-            errors=(400, 404),
+            errors=(400, 404, 429),
             query=("session_id", "after", "user_id"),
             headers=("Last-Event-ID",),
             answers=(EVENTS,),

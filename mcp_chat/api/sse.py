@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}
 HEARTBEAT = ": alive\n\n"
@@ -25,6 +27,20 @@ def frame(event: str, data: dict[str, Any], id_: str | None = None) -> str:
     return f"{head}event: {event}\ndata: {orjson.dumps(data).decode()}\n\n"
 
 
-def event_stream(frames: AsyncIterator[str], headers: dict[str, str]) -> StreamingResponse:
-    """Return the response that sends frames as they come."""
-    return StreamingResponse(frames, media_type="text/event-stream", headers={**HEADERS, **headers})
+class EventStream(StreamingResponse):
+    """The response that sends frames as they come.
+
+    Args:
+        held: Is closed when the stream has ended, in whatever way, also before its first frame.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncIterator[str], headers: dict[str, str], held: ExitStack) -> None:
+        super().__init__(frames, headers={**HEADERS, **headers})
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        with self._held:
+            await super().__call__(scope, receive, send)

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from mcp_chat.api.identity import ProofTooOld
 from mcp_chat.api.sse import HEARTBEAT, frame
 from mcp_chat.events import (
     Discarded,
@@ -157,8 +158,8 @@ def frame_of(entry: Entry, transcript: Transcript, **more: Any) -> str:
 
 
 def reconnect(place: str) -> str:
-    """Return the frame with which this worker sends a client elsewhere."""
-    text = "This server process is being replaced. Go on with GET /llmchat/events behind this place."
+    """Return the frame with which a stream ends that is to be asked for anew, maybe of another worker."""
+    text = "This stream ends here. Go on with GET /llmchat/events behind this place."
     return frame("reconnect", {"type": "reconnect", "after": place, "detail": text})
 
 
@@ -184,7 +185,7 @@ async def streamed(sent: AsyncIterator[str], place: Callable[[], str]) -> AsyncI
             if each or time.monotonic() - last > HEARTBEAT_EVERY:
                 last = time.monotonic()
                 yield each or HEARTBEAT
-    except Draining:
+    except (Draining, ProofTooOld):
         yield reconnect(place())
     except Exception as raised:  # the answer has begun: its end can only be told in the stream
         error = raised if isinstance(raised, ChatError) else Unexpected()

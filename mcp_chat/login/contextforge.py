@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
+from weakref import WeakValueDictionary
 
+import anyio
 import httpx
 import structlog
 from starlette.requests import HTTPConnection
@@ -28,8 +30,14 @@ ME: Final = "/auth/email/me"
 BELIEVED: Final = 30.0
 """Seconds for which the gateway's word on a token is believed: so long a user who was turned off goes on."""
 
+REFUSED: Final = 5.0
+"""Seconds for which its refusal is: so often, and no more, does one token make us ask."""
+
+SILENT: Final = 1.0
+"""Seconds for which nobody asks again about a token when it did not answer: who waited for that knows it."""
+
 REMEMBERED: Final = 10_000
-"""Tokens whose users are remembered."""
+"""Tokens of which the gateway's word is remembered."""
 
 SESSION: Final = MappingProxyType({"token_use": "session"})
 """What a session token has, and a server's or an API token has not."""
@@ -39,15 +47,24 @@ REFUSALS: Final = frozenset({401, 403, 404})
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    user: str
+    """What the gateway has said of a token: its user, or why there is none."""
+
+    said: str | type[NotAuthenticated | LoginUnavailable]
     until: float
+
+    def user(self) -> str:
+        """Return the user, or raise what there is instead."""
+        if isinstance(self.said, str):
+            return self.said
+        raise NotAuthenticated(INVALID) if self.said is NotAuthenticated else LoginUnavailable
 
 
 class Gateway:
     """Asks the gateway who has a token, and remembers that for a while.
 
     The gateway refuses tokens that were revoked and users that were deactivated. What it has said is kept
-    under a hash of the whole token, so that no two tokens share it.
+    under a hash of the whole token, so that no two tokens share it. It is asked about a token by one request
+    at a time, and the others wait for its word: so a late yes never takes the place of a later no.
 
     Args:
         url: The gateway's origin.
@@ -58,6 +75,7 @@ class Gateway:
         self._url = url.rstrip("/") + ME
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._asking: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def user_of(self, token: str) -> str:
         """Return the e-mail address of a token's user.
@@ -67,14 +85,31 @@ class Gateway:
             LoginUnavailable: It does not answer.
         """
         digest = hashlib.sha256(token.encode()).hexdigest()
+        known = self._remembered(digest)
+        if known is None:
+            lock = self._asking.setdefault(digest, anyio.Lock())  # there as long as somebody waits for it
+            async with lock:  # if who asks hangs up, the next one does
+                known = self._remembered(digest) or await self._learn(digest, token)
+        return known.user()
+
+    def _remembered(self, digest: str) -> _Known | None:
         known = self._known.get(digest)
-        if known is None or known.until < self._clock():
-            self._known.pop(digest, None)
-            known = _Known(await self._ask(token), self._clock() + BELIEVED)
-            self._known[digest] = known
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        return known.user
+        return known if known and known.until >= self._clock() else None
+
+    async def _learn(self, digest: str, token: str) -> _Known:
+        """Ask, and remember what was said; a yes counts from before the question, as it may be so old."""
+        asked = self._clock()
+        try:
+            known = _Known(await self._ask(token), asked + BELIEVED)
+        except NotAuthenticated:
+            known = _Known(NotAuthenticated, self._clock() + REFUSED)
+        except LoginUnavailable:
+            known = _Known(LoginUnavailable, self._clock() + SILENT)
+        self._known[digest] = known
+        self._known.move_to_end(digest)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return known
 
     async def _ask(self, token: str) -> str:
         try:

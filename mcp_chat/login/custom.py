@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import time
+import traceback
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 
 import structlog
 from starlette.requests import HTTPConnection
@@ -40,15 +43,36 @@ class CustomIdentity:
             principal = await self._prove(connection)
         except ChatError:
             raise
-        except Exception:  # somebody else's code: whatever it is, nobody is proven
-            log.exception("login.crashed")
+        except Exception as error:  # noqa: BLE001 - somebody else's code: whatever it is, nobody is proven
+            # not what it says: that may be the cookie
+            log.error("login.crashed", error=type(error).__name__, at=_place_of(error.__traceback__))
             raise LoginUnavailable from None
         if principal is None:
             return None
         if not isinstance(principal, Principal):
             log.error("login.odd", returned=type(principal).__name__)
             raise NotAuthenticated
-        return Principal(id=name_in({"id": principal.id}, "id"), expires=principal.expires)
+        return Principal(id=name_in({"id": principal.id}, "id"), expires=_end_of(principal.expires))
+
+
+def _end_of(expires: object) -> float:
+    """Return when a proof ends.
+
+    Raises:
+        NotAuthenticated: It has ended, or that is no time.
+    """
+    if not isinstance(expires, int | float) or isinstance(expires, bool):
+        log.error("login.odd", expires=type(expires).__name__)
+        raise NotAuthenticated
+    if not expires > time.time():  # it is not, if it is no number
+        raise NotAuthenticated
+    return expires
+
+
+def _place_of(raised: TracebackType | None) -> str:
+    """Return the file and line that raised."""
+    places = [f"{frame.f_code.co_filename}:{line}" for frame, line in traceback.walk_tb(raised)]
+    return places[-1] if places else ""
 
 
 def function_at(path: str) -> Prove:

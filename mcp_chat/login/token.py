@@ -77,7 +77,11 @@ class TokenCheck:
             LoginUnavailable: Nobody can tell now.
         """
         claims = await self.claims(token)
-        return Principal(id=name_in(claims, self._user_claim), expires=float(claims["exp"]) + LEEWAY)
+        try:
+            expires = float(claims["exp"]) + LEEWAY
+        except OverflowError:
+            raise NotAuthenticated(INVALID) from None
+        return Principal(id=name_in(claims, self._user_claim), expires=expires)
 
     def _decoded(self, token: str, key: Any) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(
@@ -87,7 +91,11 @@ class TokenCheck:
             audience=self._audience or None,
             issuer=self._issuer or None,
             leeway=LEEWAY,
-            options={"require": ["exp", "sub"], "verify_aud": bool(self._audience)},
+            options={
+                "require": ["exp", self._user_claim],
+                "verify_aud": bool(self._audience),
+                "verify_sub": self._user_claim == "sub",  # else nobody looks at it
+            },
         )
         return claims
 
