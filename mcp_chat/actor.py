@@ -12,7 +12,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send, is_recorded
-from mcp_chat.config import CONFIG
+from mcp_chat.config import config_of
 from mcp_chat.conversations import Conversations
 from mcp_chat.deed import Deed
 from mcp_chat.docket import Docket
@@ -431,14 +431,13 @@ class Actor:
 
     async def _connect(self, command: Connect) -> Connected:
         """Open the new connections first; only when they are proven does anything change."""
-        wanted = self._shop.vault.open(command.sealed, user=self.user, field="connect")
-        config = CONFIG.validate_json(wanted)
+        config = config_of(self._shop.vault.open(command.sealed, user=self.user, field="connect"))
         ready = await self._equipment.open(config)
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
             earlier = await self._equipment.config()
             with anyio.CancelScope(shield=True):  # from here on it is in force
-                await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
+                await self._equipment.store(config)
                 stopped = set(self._turns)
                 await self._turns.stop(None)
                 await self._equipment.change(config, ready)
@@ -471,16 +470,14 @@ class Actor:
                 self._docket.drop(command)
                 await self._ended(command, failed(InvalidRequest("A disconnect came in between.")))
         config = await self._equipment.config()
-        if config is None:
+        if config is None and not await self._shop.configs.stored(self.user):
             raise NotConnected
-        epoch = self.lease.epoch
+        session_id = config.session_id if config else ""  # of one that cannot be opened nobody knows it
         if self._shop.keep_history:
-            await self._conversations.clear_windows(config.session_id)
-        else:
-            await self._erase(config.session_id, stopped)
-        await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
-        await self._equipment.close()
-        session_id = config.session_id
+            await self._conversations.clear_windows(session_id)
+        elif session_id:
+            await self._erase(session_id, stopped)
+        await self._equipment.forget()  # last: what fails can be tried again
         await self._trail.note([Deed(action="disconnect", session_id=session_id, outcome="succeeded")])
         self._writer.expire_in(self._shop.session_ttl)  # whoever waits for an end still reads it
         self.why_left = "disconnect"
