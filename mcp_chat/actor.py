@@ -12,10 +12,11 @@ import structlog
 from anyio.abc import TaskGroup
 
 from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send, is_recorded
-from mcp_chat.config import CONFIG
+from mcp_chat.config import config_of
 from mcp_chat.conversations import Conversations
 from mcp_chat.deed import Deed
 from mcp_chat.docket import Docket
+from mcp_chat.ends import ended_how, failed
 from mcp_chat.equipment import Equipment
 from mcp_chat.events import (
     Cancelled,
@@ -45,7 +46,7 @@ from mcp_chat.recovery import Past, begun, past_of
 from mcp_chat.stores.base import Lease
 from mcp_chat.stores.bells import LocalBell
 from mcp_chat.trail import Trail
-from mcp_chat.turn import Terms, Turn, ended_how, failed
+from mcp_chat.turn import Terms, Turn
 from mcp_chat.turns import Turns
 from mcp_chat.workshop import Workshop
 from mcp_chat.writer import EventWriter
@@ -54,9 +55,6 @@ log = structlog.get_logger()
 
 ATTEMPTS = 2
 """Owners that may die over one turn before it is given up."""
-
-HELD_LIMIT = 5.0
-"""Seconds that a tool call waits for the heartbeat to be heard again."""
 
 
 class Actor:
@@ -216,16 +214,9 @@ class Actor:
         self.check()  # nor is a command to be taken up before those that the inbox has lost
         if not await self._shop.store.leases.renew(self.lease, anew=True):
             raise Fenced
-        if not await self._is_latest_still():
+        if not await self._shop.is_latest_still(self.lease):
             raise Fenced
         log.warning("lease.regained", user=self.user, epoch=self.lease.epoch)
-
-    async def _is_latest_still(self) -> bool:
-        """Look again behind a write that could have replaced what a later owner's lease has left."""
-        try:
-            return await self._shop.is_latest(self.lease)
-        except StoreUnavailable:  # better one owner too few
-            return False
 
     # The docket
 
@@ -375,7 +366,7 @@ class Actor:
             flush=self._writer.flush,
             end=partial(self._end_turn, command),
             prepare=self._equipment.prepare,
-            held=self._held,
+            held=self._shop.until_held,
             trail=self._trail,
             metrics=self._shop.metrics,
             limit=self._shop.turn_timeout,
@@ -391,18 +382,6 @@ class Actor:
         ready, archive = self._equipment.ready, self._shop.archive
         if self._shop.summary and archive and ready:
             self._aside.start_soon(self._conversations.sum_up, command.session_id, archive, ready.agent)
-
-    async def _held(self) -> None:
-        """Return when the others know this worker to be alive: only then may it do what cannot be undone.
-
-        Raises:
-            StoreUnavailable: They have not for a while.
-        """
-        with anyio.move_on_after(HELD_LIMIT):
-            while not self._shop.held():  # noqa: ASYNC110 - another thread's clock: nothing here can tell
-                await anyio.sleep(0.1)
-            return
-        raise StoreUnavailable
 
     async def _decline_overtaken(self, session_id: str | None) -> int:
         """Stop messages that came before a cancel and still wait; return how many."""
@@ -452,14 +431,13 @@ class Actor:
 
     async def _connect(self, command: Connect) -> Connected:
         """Open the new connections first; only when they are proven does anything change."""
-        wanted = self._shop.vault.open(command.sealed, user=self.user, field="connect")
-        config = CONFIG.validate_json(wanted)
+        config = config_of(self._shop.vault.open(command.sealed, user=self.user, field="connect"))
         ready = await self._equipment.open(config)
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
             earlier = await self._equipment.config()
             with anyio.CancelScope(shield=True):  # from here on it is in force
-                await self._shop.configs.put(self.user, config, epoch=self.lease.epoch)
+                await self._equipment.store(config)
                 stopped = set(self._turns)
                 await self._turns.stop(None)
                 await self._equipment.change(config, ready)
@@ -492,16 +470,14 @@ class Actor:
                 self._docket.drop(command)
                 await self._ended(command, failed(InvalidRequest("A disconnect came in between.")))
         config = await self._equipment.config()
-        if config is None:
+        if config is None and not await self._shop.configs.stored(self.user):
             raise NotConnected
-        epoch = self.lease.epoch
+        session_id = config.session_id if config else ""  # of one that cannot be opened nobody knows it
         if self._shop.keep_history:
-            await self._conversations.clear_windows(config.session_id)
-        else:
-            await self._erase(config.session_id, stopped)
-        await self._shop.configs.forget(self.user, epoch=epoch)  # last: what fails can be tried again
-        await self._equipment.close()
-        session_id = config.session_id
+            await self._conversations.clear_windows(session_id)
+        elif session_id:
+            await self._erase(session_id, stopped)
+        await self._equipment.forget()  # last: what fails can be tried again
         await self._trail.note([Deed(action="disconnect", session_id=session_id, outcome="succeeded")])
         self._writer.expire_in(self._shop.session_ttl)  # whoever waits for an end still reads it
         self.why_left = "disconnect"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from mcp_chat.exceptions import Unreadable
 from mcp_chat.message import new_id
 
 MASK = "*****"
@@ -73,6 +74,18 @@ class UserConfig:
 
 CONFIG: TypeAdapter[UserConfig] = TypeAdapter(UserConfig)
 """Configurations as JSON; only ever stored sealed."""
+
+
+def config_of(text: str) -> UserConfig:
+    """Read a configuration.
+
+    Raises:
+        Unreadable: It is none that this version knows; the error has nothing of it, as it has tokens.
+    """
+    try:
+        return CONFIG.validate_json(text)
+    except ValidationError:
+        raise Unreadable from None
 
 
 def first_problem(error: ValidationError) -> str:

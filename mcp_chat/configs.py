@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 
 import structlog
-from pydantic import ValidationError
 
-from mcp_chat.config import CONFIG, UserConfig
+from mcp_chat.config import CONFIG, UserConfig, config_of
 from mcp_chat.exceptions import StoreUnavailable, Unreadable
 from mcp_chat.stores.base import Archive, Configs
 from mcp_chat.vault import Vault
@@ -18,7 +17,7 @@ FIELD = "config"
 
 
 class UserConfigs:
-    """Reads and writes configurations; only the owner of a user writes.
+    """Reads and writes configurations; only the owner of a user writes, one thing after the other.
 
     Args:
         copies: The fast copies, which may vanish; all there is without an archive.
@@ -35,6 +34,10 @@ class UserConfigs:
         """Tell whether the user is connected."""
         return await self.get(user) is not None
 
+    async def stored(self, user: str) -> bool:
+        """Tell whether there is something of the user's, be it that nobody can open it."""
+        return await self._sealed(user) is not None
+
     async def get(self, user: str) -> UserConfig | None:
         """Return the user's configuration, or None if they are not connected.
 
@@ -49,9 +52,9 @@ class UserConfigs:
 
     def _opened(self, user: str, sealed: str) -> UserConfig | None:
         try:
-            return CONFIG.validate_json(self._vault.open(sealed, user=user, field=FIELD))
-        except (Unreadable, ValidationError) as error:
-            log.warning("config.unreadable", user=user, error=type(error).__name__)
+            return config_of(self._vault.open(sealed, user=user, field=FIELD))
+        except Unreadable:
+            log.warning("config.unreadable", user=user)
             return None
 
     async def put(self, user: str, config: UserConfig, *, epoch: int) -> None:
@@ -84,14 +87,15 @@ class UserConfigs:
         return sealed
 
     async def forget(self, user: str, *, epoch: int) -> None:
-        """Delete it.
+        """Delete it: if this raises, there may be a record, but no copy without one.
 
         Raises:
             Fenced: A higher epoch owns the user.
         """
+        await self._copies.delete(user, epoch=epoch)
         if self._archive:
             await self._archive.delete(user, epoch=epoch)
-        await self._copies.delete(user, epoch=epoch)
+            await self._copies.delete(user, epoch=epoch)  # whatever has come meanwhile
 
     async def _sealed(self, user: str) -> str | None:
         if self._archive is None:

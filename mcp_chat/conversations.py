@@ -72,10 +72,14 @@ class Conversations:
             self._summing.discard(session_id)
 
     async def clear_windows(self, session_id: str) -> None:
-        """Clear the windows of the user's conversations, this one among them; the archive keeps them."""
+        """Clear the windows of the user's conversations, this one among them; the archive keeps them.
+
+        Args:
+            session_id: Empty if it is not known.
+        """
         archive = self._shop.archive
         recent = await archive.sessions(self._user, limit=WINDOWS) if archive else []
-        for each in {session_id, *(session.id for session in recent)}:
+        for each in {session_id, *(session.id for session in recent)} - {""}:
             await self._record.clear(self._user, each, epoch=self._epoch)
 
     async def erase(self, session_id: str) -> bool:

@@ -53,6 +53,7 @@ class Equipment:
         self._tasks = tasks
         self._trail = trail
         self._preparing = anyio.Lock()
+        self._storing = anyio.Lock()  # a copy that comes back must not replace one that is newer
         self._config: UserConfig | None = None
         self.ready: Ready | None = None
 
@@ -73,7 +74,8 @@ class Equipment:
             ServerUnavailable: A server does not answer any more.
         """
         async with self._preparing:
-            await self._shop.configs.touch(self._user, epoch=self._epoch)
+            async with self._storing:
+                await self._shop.configs.touch(self._user, epoch=self._epoch)
             if self.ready is None:
                 self._config = await self._shop.configs.get(self._user)
                 if self._config is None:
@@ -123,6 +125,25 @@ class Equipment:
         agent = Agent(model.chat, toolbox.tools, rounds=shop.tool_rounds, silence=shop.model_timeout)
         return Ready(model, agent, toolbox)
 
+    async def store(self, config: UserConfig) -> None:
+        """Store a configuration: from now on it is the user's.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        async with self._storing:
+            await self._shop.configs.put(self._user, config, epoch=self._epoch)
+
+    async def forget(self) -> None:
+        """Close what is open, and delete what is stored.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        await self.close()
+        async with self._storing:
+            await self._shop.configs.forget(self._user, epoch=self._epoch)
+
     async def change(self, config: UserConfig, ready: Ready) -> None:
         """Use another configuration from now on."""
         before, self._config, self.ready = self.ready, config, ready
@@ -131,7 +152,7 @@ class Equipment:
 
     async def rename_session(self, config: UserConfig) -> None:
         """Set the configuration to one that differs in its session only."""
-        await self._shop.configs.put(self._user, config, epoch=self._epoch)
+        await self.store(config)
         self._config = config if self.ready else None
 
     async def close(self) -> None:

@@ -11,11 +11,13 @@ import sys
 import tempfile
 from typing import Any
 
+from mcp_chat import logs
 from mcp_chat.deaths import deaths_of
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.settings import load_settings, read_env_file
 from mcp_chat.worker import STOP_LIMIT, worker_name
 
+logs.tell_no_messages()  # gunicorn's own lines begin before the application is there
 read_env_file()
 try:
     _settings = load_settings()

@@ -17,9 +17,9 @@ from mcp_chat.commands import Send
 from mcp_chat.connections import Toolbox
 from mcp_chat.context import Budget, may_be_cut, shown
 from mcp_chat.deed import Deed, of_call
+from mcp_chat.ends import ended_with, failed
 from mcp_chat.events import (
     Event,
-    Failed,
     Final,
     HandedOver,
     MessageAdded,
@@ -39,7 +39,7 @@ from mcp_chat.exceptions import (
     Unexpected,
 )
 from mcp_chat.message import Message, ToolCall, Usage, now, unreadable_in
-from mcp_chat.metrics import Metrics, Resumption, TurnEnd
+from mcp_chat.metrics import Metrics, Resumption
 from mcp_chat.progress import Progress
 from mcp_chat.recovery import Past, Told, answered, retold, told_of, unanswered
 from mcp_chat.scribe import Scribe
@@ -60,16 +60,6 @@ END_LIMIT = 8.0
 """Seconds for each of the last writes of a turn."""
 RETRY_EVERY = 0.5
 """Seconds between two attempts at such a write."""
-
-
-def failed(error: ChatError) -> Failed:
-    """Return an error as the event that ends its command."""
-    return Failed(
-        code=error.code,
-        text=str(error),
-        retryable=error.retryable,
-        retry_after=getattr(error, "retry_after", None),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -488,17 +478,3 @@ def question(command: Send) -> Message:
 def partial(run: str, answers: int, text: str, mark: dict[str, bool]) -> Message:
     """Return the message that keeps an unfinished answer, in the place of the finished one."""
     return Message(id=f"{run}-a{answers}", role="assistant", content=text, metadata=mark)
-
-
-def ended_with(message: Message) -> Final:
-    """Return how a turn ended whose last message is this one."""
-    if message.metadata.get("interrupted"):
-        return failed(Interrupted())
-    return TurnFinished(stopped=bool(message.metadata.get("stopped")))
-
-
-def ended_how(outcome: Final) -> TurnEnd:
-    """Return what kind of end a turn has had, for counting."""
-    if isinstance(outcome, TurnFinished):
-        return "stopped" if outcome.stopped else "finished"
-    return "interrupted" if isinstance(outcome, Failed) and outcome.code == Interrupted.code else "failed"

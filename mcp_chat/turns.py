@@ -14,10 +14,11 @@ from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
 from mcp_chat.commands import Send
+from mcp_chat.ends import failed
 from mcp_chat.events import Final, TurnFinished
 from mcp_chat.exceptions import Interrupted
 from mcp_chat.metrics import Metrics
-from mcp_chat.turn import Turn, failed
+from mcp_chat.turn import Turn
 
 log = structlog.get_logger()
 

@@ -89,7 +89,11 @@ class LLMChat:
     async def connect(self, request: Request) -> Response:
         """Open servers and a model; the answer comes when they are proven, or nothing has changed."""
         user, body = await self._read(request, ConnectBody)
-        config = await self._configuration(body, user)
+        try:
+            config = await self._configuration(body, user)
+        except InvalidRequest as error:  # nothing is dialled, so the trail hears nothing of it
+            log.warning("refused", code=error.code, user=user.key, action="connect", reason=str(error))
+            raise
         if self.archive and await self.archive.has_sessions(user.key, self.max_sessions):
             raise TooManySessions
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
@@ -166,7 +170,7 @@ class LLMChat:
             "message": "No active session to disconnect",
         }
         repeated = idempotency_key(request) is not None  # the answer may have been lost
-        if not repeated and not await self.configs.exists(user.key):
+        if not repeated and not await self.configs.stored(user.key):
             return JSONResponse(gone)
         command = Disconnect(id=command_id(request, "disconnect"))
         outcome = await self.dispatch.outcome(user.key, command)

@@ -621,7 +621,7 @@ async def open_sql(url: str, cipher: Cipher = PLAIN, *, audit_days: int = 0) -> 
         audit_days: How long a deed stays in the trail; 0 for ever.
     """
     engine = create_async_engine(
-        driver_url(url, asynchronous=True), pool_pre_ping=not url.startswith("sqlite")
+        driver_url(url, asynchronous=True), pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True
     )
     if engine.dialect.name == "sqlite":
         prepare_sqlite(engine.sync_engine)

@@ -224,7 +224,7 @@ def _head(slot: Slot) -> Any:
 @asynccontextmanager
 async def open_sweep(url: str, renewal: Renewal) -> AsyncIterator[SQLSweep]:
     """Open a sweep of the database at a URL."""
-    engine = create_async_engine(driver_url(url, asynchronous=True))
+    engine = create_async_engine(driver_url(url, asynchronous=True), hide_parameters=True)
     if engine.dialect.name == "sqlite":
         prepare_sqlite(engine.sync_engine)
     try:
