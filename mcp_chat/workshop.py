@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
 
@@ -13,6 +13,7 @@ from mcp_chat.connections import Connection
 from mcp_chat.context import Budget
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.metrics import Metrics
+from mcp_chat.netguard import Lookups, Resolver
 from mcp_chat.providers import Providers
 from mcp_chat.stores.base import Archive, Lease, Store
 from mcp_chat.vault import Vault
@@ -29,6 +30,7 @@ class Workshop:
         parallel_calls: Tool calls of one turn at a time.
         user_turns: Turns of one user at a time.
         places: Those of this worker's turns, for all users.
+        lookups: Looks up the names of users' servers and models.
         session_ttl: Seconds for which what is left of a user who disconnects stays in the store.
     """
 
@@ -38,7 +40,7 @@ class Workshop:
     history: ChatHistoryManager
     vault: Vault
     providers: Providers
-    connection: Callable[[ServerConfig], Connection]
+    connection: Callable[[ServerConfig, Resolver], Connection]
     held: Callable[[], bool]
     deliver: Deliver
     metrics: Metrics
@@ -53,6 +55,7 @@ class Workshop:
     budget: Budget
     keep_history: bool
     summary: bool
+    lookups: Lookups = field(default_factory=Lookups)
 
     @property
     def full(self) -> bool:

@@ -87,8 +87,6 @@ class LLMChat:
         """Open servers and a model; the answer comes when they are proven, or nothing has changed."""
         user, body = await self._read(request, ConnectBody)
         config = await self._configuration(body, user)
-        if self.archive and await self.archive.has_sessions(user.key, self.max_sessions):
-            raise TooManySessions
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
         command = Connect(sealed=sealed, user_id=user.id, id=command_id(request, "connect"))
         outcome = await self.dispatch.outcome(user.key, command)
@@ -278,7 +276,8 @@ class LLMChat:
         config = await self.configs.get(user.key)
         if config is None:
             raise NotConnected
-        if wanted is None:
+        if wanted in (None, config.session_id):
+            await self._check_room_for(user, config.session_id)  # nothing may have been said there yet
             return config.session_id, True
         if await self._is_theirs(user, wanted, config):
             return wanted, True
@@ -290,8 +289,8 @@ class LLMChat:
         """Refuse a session that is one too many; it is there already when its first message comes again."""
         if (
             self.archive
-            and await self.archive.has_sessions(user.key, self.max_sessions)
             and not await self.history.record.exists(user.key, session_id)
+            and await self.archive.has_sessions(user.key, self.max_sessions)
         ):
             raise TooManySessions
 
