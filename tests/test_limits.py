@@ -618,10 +618,12 @@ def test_a_message_that_waits_long_for_its_turn_is_not_given_up(
     url = serve(max_user_turns=1, turn_timeout=60, **({} if archived else {"database_url": ""}))
     with Person(url, name) as bob, ExitStack() as stack:
         session_id = bob.connect()["session_id"]
-        frames = running_turn(bob, "hang", stack)
+        frames = running_turn(bob, "hang", stack, message_id="m")
         wait_until(partial(asked, model, "hang"), "the turn runs")
         second = running_turn(bob, "hello", stack, session_id="b")
-        assert list(frames)[-1][0] == "error", "patience with a turn that has begun has an end"
+        for _ in range(2):
+            assert list(frames)[-1][0] == "error", "patience with a turn that has begun has an end"
+            frames = running_turn(bob, "hang", stack, message_id="m")
         assert bob.post("cancel", session_id=session_id).json()["status"] == "cancelled"
         assert list(second)[-1][0] == "final"
 

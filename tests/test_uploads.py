@@ -207,9 +207,9 @@ def test_so_many_files_and_conversations_of_a_user_are_on_their_way_at_a_time(
         try:
             assert all(begun.acquire(timeout=10) for _ in range(2))
             wait_until(lambda: send(alice, b"x").status_code == 429, "both have their places")
-            session = b'{"schema": "mcp-chat/session/1", "name": "a", "messages": []}'
-            imported = {"content": session, "headers": {"content-type": "application/json"}}
-            for answer in (alice.http.get(export), alice.http.post("/llmchat/sessions/import", **imported)):
+            session = {"schema": "mcp-chat/session/1", "name": "a", "messages": []}
+            imported = alice.http.post("/llmchat/sessions/import", json=session)
+            for answer in (alice.http.get(export), imported):
                 assert "Wait for one of them" in refused(answer, 429)
                 assert answer.headers["retry-after"] == "5"
             sent(bob)
@@ -228,8 +228,11 @@ async def test_an_export_has_its_place_until_it_has_gone_or_cannot_go() -> None:
             return BulkResponse("x" * 600_000, held.pop_all(), media_type="text/plain", headers={})
         raise AssertionError
 
+    async def receive() -> Any:
+        raise AssertionError
+
     async def broken(_: object) -> None:
-        raise OSError
+        raise OSError("gone")
 
     async def send(message: Any) -> None:
         pieces.append(message.get("body", b""))
@@ -238,10 +241,10 @@ async def test_an_export_has_its_place_until_it_has_gone_or_cannot_go() -> None:
                 pass
 
     first, second = response(), response()
-    with pytest.raises(OSError, match=""):
-        await first({}, broken, broken)
+    with pytest.raises(OSError, match="gone"):
+        await first({}, receive, broken)
     third = response()
-    await second({}, broken, send)
+    await second({}, receive, send)
     assert b"".join(pieces) == b"x" * 600_000
     assert third.headers["content-length"] == "600000"
     with bulk.place("ann"):
