@@ -219,6 +219,7 @@ def test_so_many_files_and_conversations_of_a_user_are_on_their_way_at_a_time(
     sent(alice)
 
 
+@pytest.mark.anyio
 async def test_an_export_has_its_place_until_it_has_gone_or_cannot_go() -> None:
     bulk, pieces = Bulk(), []
 
