@@ -22,6 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from mcp_chat import logs
 from mcp_chat.api import errors, operations, web
 from mcp_chat.api.auth import Auth
+from mcp_chat.api.bulk import Bulk
 from mcp_chat.api.events import Events
 from mcp_chat.api.health import Check, Health
 from mcp_chat.api.identity import Identity
@@ -46,7 +47,7 @@ from mcp_chat.login.demo import DemoIdentity
 from mcp_chat.login.metered import Metered
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Metrics
-from mcp_chat.netguard import Policy
+from mcp_chat.netguard import Policy, Resolver
 from mcp_chat.ownership import Ownership
 from mcp_chat.parts import Parts, parts_of
 from mcp_chat.providers import Providers
@@ -239,6 +240,7 @@ def workshop_of(
     """Return what the actors work with."""
     settings = parts.settings
     connection = connection_of(settings, parts.policy)
+    now = partial(current, listed=parts.servers, origins=parts.gateway_origins)
     return Workshop(
         store=store,
         archive=archive,
@@ -246,7 +248,7 @@ def workshop_of(
         history=history_of(settings, store, archive),
         vault=parts.vault,
         providers=providers_of(parts),
-        connection=lambda server: connection(current(server, parts.servers)),
+        connection=lambda server, resolver: connection(now(server), resolver),
         held=lambda: heart.beats(HELD),
         deliver=feed.deliver,
         metrics=metrics,
@@ -264,12 +266,13 @@ def workshop_of(
     )
 
 
-def connection_of(settings: Settings, policy: Policy) -> Callable[[ServerConfig], Connection]:
-    """Return what connects to an MCP server."""
+def connection_of(settings: Settings, policy: Policy) -> Callable[[ServerConfig, Resolver], Connection]:
+    """Return what connects to an MCP server, with names looked up for its user."""
     silence, limits = settings.tool_timeout + 5, server_limits(settings)
-    return partial(
-        Connection,
-        connector=Dialer(policy, timeout=settings.connect_timeout, silence=silence, limits=limits),
+    dialer = partial(Dialer, policy, timeout=settings.connect_timeout, silence=silence, limits=limits)
+    return lambda server, resolver: Connection(
+        server,
+        dialer(resolver=resolver),
         connect_timeout=settings.connect_timeout,
         tool_timeout=settings.tool_timeout,
         limits=limits,
@@ -325,7 +328,7 @@ def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership
     """Put the routes in place, now that there is something behind them."""
     settings, identity = parts.settings, metered(parts, workshop.store)
     demo = parts.identity if isinstance(parts.identity, DemoIdentity) else None
-    streams = Streams(settings.max_streams)
+    streams, bulk = Streams(settings.max_streams), Bulk()
     chat = chat_of(replace(parts, identity=identity), workshop, ownership, feed, streams)
     sessions = Sessions(
         identity=identity,
@@ -337,12 +340,14 @@ def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership
         max_body=settings.max_body_bytes,
         max_import=settings.max_import_bytes,
         max_sessions=settings.max_sessions,
+        bulk=bulk,
     )
     uploads = Uploads(
         identity=identity,
         archive=workshop.archive,
         max_upload=settings.max_upload_bytes,
         upload_quota=settings.upload_quota_bytes,
+        bulk=bulk,
     )
     events = Events(
         identity=identity,

@@ -20,6 +20,7 @@ class ServerConfig:
     """An MCP server. Only the operator's file may name a command; those are marked trusted.
 
     Attributes:
+        login: Its token is the user's login, and for the gateway only.
         safe_tools: Tools that may be called again when the outcome of a call is not known.
         trust_read_only: Whether the server's own word for that, its `readOnlyHint`, counts.
     """
@@ -28,6 +29,7 @@ class ServerConfig:
     transport: Transport = "streamable_http"
     url: str | None = None
     auth_token: str | None = field(default=None, repr=False)
+    login: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     command: str | None = None
     args: tuple[str, ...] = ()

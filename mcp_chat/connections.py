@@ -28,7 +28,15 @@ from pydantic import ValidationError
 from mcp_chat.config import ServerConfig
 from mcp_chat.exceptions import ChatError, InvalidRequest, ServerUnavailable
 from mcp_chat.limits import ServerLimits
-from mcp_chat.netguard import AddressNotAllowed, AnswerTooLarge, Policy, guarded_client2, refusal
+from mcp_chat.netguard import (
+    AddressNotAllowed,
+    AnswerTooLarge,
+    Policy,
+    Resolver,
+    guarded_client2,
+    refusal,
+    resolve,
+)
 from mcp_chat.tools import Listed, Tool, ToolResult, find, listed, named, result
 
 log = structlog.get_logger()
@@ -72,10 +80,20 @@ class Dialer:
         timeout: Seconds for a connection to be made and for a request to be written.
         silence: Seconds a server may be silent in an answer.
         limits: How large its answers may be.
+        resolver: Looks the names of the user's servers up.
     """
 
-    def __init__(self, policy: Policy, *, timeout: float, silence: float, limits: ServerLimits) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        timeout: float,
+        silence: float,
+        limits: ServerLimits,
+        resolver: Resolver = resolve,
+    ) -> None:
         self._policy = policy
+        self._resolver = resolver
         self._limits = limits
         self._timeout = httpx2.Timeout(timeout, read=silence)
 
@@ -94,6 +112,7 @@ class Dialer:
             timeout=self._timeout,
             max_bytes=self._limits.answer_bytes,
             max_event=self._limits.event_bytes,
+            resolver=self._resolver,
         )
         if server.transport == "sse":
             return sse_client(

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import orjson
 
 from mcp_chat.config import UserConfig
 from mcp_chat.message import Message, ToolCall, new_id, now
+from mcp_chat.urls import origin_of
 
 Action = Literal["connect", "reconnect", "disconnect", "call"]
 Decision = Literal["allowed", "refused"]
@@ -69,23 +69,19 @@ def digest(arguments: Mapping[str, Any]) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def origin_of(url: str) -> str:
-    """Return scheme, host and port of a URL: its path and query may be secret."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "?"
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}{port}"
-
-
 def places_of(config: UserConfig) -> list[str]:
     """Return where a configuration leads: its servers, and a model at an address of the user's own."""
     places = [(server.alias, None if server.operator else server.url) for server in config.servers]
     if config.model.base_url and not config.model.operator:
         places.append(("model", config.model.base_url))
-    return [f"{alias} {origin_of(url)}" if url else alias for alias, url in places]
+    return [f"{alias} {_told(url)}" if url else alias for alias, url in places]
+
+
+def _told(url: str) -> str:
+    try:
+        return origin_of(url)
+    except ValueError:
+        return "?"
 
 
 def of_call(call: ToolCall, result: Message, *, run: str, turn: str, session_id: str, refused: str) -> Deed:

@@ -49,12 +49,14 @@ class Reading:
     """How far one reader of a command's entries is.
 
     Attributes:
+        id: The command.
         begun: It has seen the beginning.
         missed: It has missed something: what it all came to is in the record.
         over: It has seen the end.
         heard: When it was last told something, or looked in the record whether that was all.
     """
 
+    id: str
     begun: bool
     heard: float
     missed: bool = False
@@ -70,9 +72,9 @@ class Dispatch:
         record: What was said, for those who ask again.
         ownership: Wakes the owners.
         feed: Follows the logs.
-        patience: Seconds in which something must happen to a user who waits: longer than any turn.
+        patience: Seconds in which something must happen to a user whose turn has begun: longer than any turn.
         queue: Messages that may wait besides the one that is answered. Of all commands there may be twice
-            as many: a full inbox can be cancelled.
+            as many as of both: a full inbox can be cancelled.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Dispatch:
         self._ownership = ownership
         self._feed = feed
         self._patience = patience
-        self._queue = queue
+        self._most_sent = 1 + queue
+        self._most = 2 * self._most_sent
 
     async def submit(self, user: str, command: Command, *, repeatable: bool = False) -> Ticket:
         """Hand a command over, once for each id: when this returns nothing can lose it.
@@ -121,7 +124,7 @@ class Dispatch:
         return Ticket(id=command.id, place=place, accepted=accepted)
 
     async def _put(self, user: str, command: Command, accepted: Accepted, *, repeatable: bool) -> str:
-        limit = 1 + self._queue if isinstance(command, Send) else 2 * self._queue
+        limit = self._most_sent if isinstance(command, Send) else self._most
         try:
             if isinstance(command, Send) and accepted.new:
                 await self._check_room(user, command)
@@ -139,8 +142,13 @@ class Dispatch:
         return place or START  # what the record had before is carried out, whatever the inbox has no room for
 
     async def _check_room(self, user: str, command: Send) -> None:
-        """Refuse a message for which its worker has no place, unless it was taken before."""
+        """Refuse a message for which its worker has no place, unless it was taken before.
+
+        Who has a turn already waits for that one, or stops it: the message takes no further place at once.
+        """
         if await self._ownership.has_room(user):
+            return
+        if any(turn.id != command.id for turn in await self.open_turns(user)):
             return
         if await self._store.inbox.seen(user, command.id) is None:
             raise Busy
@@ -164,8 +172,9 @@ class Dispatch:
             for each in await self._ended(user, accepted, accepted.outcome):
                 yield each
             return
-        reading = Reading(begun=not isinstance(accepted.command, Send), heard=time.monotonic())
-        async with contextlib.aclosing(self._heard(user, ticket.place)) as heard:
+        begun = not isinstance(accepted.command, Send)
+        reading = Reading(id=accepted.id, begun=begun, heard=time.monotonic())
+        async with contextlib.aclosing(self._heard(user, ticket.place, reading)) as heard:
             async for found in heard:
                 if isinstance(found, Gap) and accepted.command and not is_recorded(accepted.command):
                     ticket = await self.submit(user, renamed(accepted.command))  # asked anew: no harm
@@ -209,8 +218,10 @@ class Dispatch:
             known = await self._archive.accepted(user, accepted.id) if self._archive else None
         if known is None or known.command is None:
             return known.outcome if known else None
-        if await self._store.inbox.seen(user, accepted.id) is None:
-            await self._store.inbox.put(user, known.command, limit=2 * self._queue, again=True)
+        inbox = self._store.inbox
+        if await inbox.seen(user, accepted.id) is None and await inbox.put(
+            user, known.command, limit=self._most, again=True
+        ):  # else there is no room for it yet, and this is tried again in a second
             await self._ownership.wake(user)
         return None
 
@@ -221,7 +232,7 @@ class Dispatch:
             Draining: This worker stops.
             StoreUnavailable: The store does not answer.
         """
-        async with contextlib.aclosing(self._heard(user, after, for_ever=True)) as heard:
+        async with contextlib.aclosing(self._heard(user, after)) as heard:
             async for found in heard:
                 yield found
 
@@ -268,8 +279,9 @@ class Dispatch:
         return await self._store.log.end(user)
 
     async def _heard(
-        self, user: str, after: str, *, for_ever: bool = False
+        self, user: str, after: str, reading: Reading | None = None
     ) -> AsyncGenerator[Entry | Gap | None]:
+        """Yield what comes: for ever, or as long as there is hope for the command that is read."""
         heard = time.monotonic()
         async with contextlib.aclosing(self._feed.follow(user, after)) as batches:
             async for batch in batches:
@@ -283,9 +295,15 @@ class Dispatch:
                         yield entry
                 else:
                     yield None
-                    await self._look_after(user, for_ever=for_ever)
-                    if not for_ever and time.monotonic() - heard > self._patience:
-                        raise StoreUnavailable("The answer was lost. Please send the message again.")
+                    await self._look_after(user, for_ever=reading is None)
+                    if reading and time.monotonic() - heard > self._patience:
+                        if not await self._waits(user, reading):
+                            raise StoreUnavailable("The answer was lost. Please send the message again.")
+                        heard = time.monotonic()
+
+    async def _waits(self, user: str, reading: Reading) -> bool:
+        """Tell whether a message still waits for its turn to begin, however long others take before it."""
+        return not reading.begun and any(turn.id == reading.id for turn in await self.open_turns(user))
 
     async def _look_after(self, user: str, *, for_ever: bool) -> None:
         """Have somebody serve the user if there is something to be done."""

@@ -108,8 +108,9 @@ class Equipment:
         return ready
 
     async def _open(self, config: UserConfig) -> Ready:
-        connections = [self._shop.connection(server) for server in config.servers]
-        model = await to_thread.run_sync(self._shop.providers.open, config.model)
+        resolver = self._shop.lookups.of(self._user)
+        connections = [self._shop.connection(server, resolver) for server in config.servers]
+        model = await to_thread.run_sync(self._shop.providers.open, config.model, resolver)
         try:
             await open_all(connections, self._tasks)
             return await to_thread.run_sync(self._equip, model, Toolbox(connections))

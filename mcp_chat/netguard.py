@@ -16,12 +16,13 @@ import math
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 import httpcore
@@ -38,7 +39,8 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 MAX_BODY_BYTES = 8 * 1024 * 1024
 RESOLVE_SECONDS = 3.0
 _MAX_DIALS = 4  # of a name's addresses; all of them are judged
-_LOOKUPS = ThreadPoolExecutor(8, "lookup")  # a name with a slow DNS server delays only other users' names
+_LOOKUPS_AT_ONCE: Final = 2  # of one user: a slow DNS server keeps its thread longer than anybody waits
+_THREADS = ThreadPoolExecutor(64, "lookup")
 _POOL: dict[str, Any] = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 5}
 _UNREACHABLE = (
     httpcore.ConnectError,
@@ -169,8 +171,8 @@ class Policy:
         """Return the IPv4 address that is reached by an IPv6 one, as far as that is known."""
         if isinstance(address, IPv4Address):
             return address
-        prefix = next((prefix for prefix in self.nat64 if address in prefix), None)
-        return address.ipv4_mapped or (_embedded(address, prefix.prefixlen) if prefix else address)
+        length = max((prefix.prefixlen for prefix in self.nat64 if address in prefix), default=0)
+        return address.ipv4_mapped or (_embedded(address, length) if length else address)
 
     def allows_port(self, port: int) -> bool:
         """Whether the port may be dialled; another server's port only if it is named by itself."""
@@ -208,9 +210,41 @@ def refusal(error: BaseException) -> AddressNotAllowed | AnswerTooLarge | None:
 
 async def resolve(host: str, port: int) -> list[str]:
     """Return the addresses of a host, each once, asked for in a thread."""
-    lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    answers = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, lookup)
+    answers = await asyncio.wrap_future(_asked(host, port))
+    return _addresses(answers)
+
+
+def _asked(host: str, port: int) -> Future[list[Any]]:
+    return _THREADS.submit(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
+
+
+def _addresses(answers: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+class Lookups:
+    """Looks names up for all users of this process, so that no user's names take all threads."""
+
+    def __init__(self) -> None:
+        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, user: str) -> Resolver:
+        """Return what looks names up for one user: few at a time, until their servers have answered."""
+        return partial(self._resolve, user)
+
+    async def _resolve(self, user: str, host: str, port: int) -> list[str]:
+        places = self._places.setdefault(user, asyncio.Semaphore(_LOOKUPS_AT_ONCE))
+        await places.acquire()
+        loop, asked = asyncio.get_running_loop(), _asked(host, port)
+
+        def free(_: object) -> None:
+            """Give the place back when the thread is free, which is later than the end of the wait."""
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(places.release)
+
+        asked.add_done_callback(free)
+        answers = await asyncio.wrap_future(asked)
+        return _addresses(answers)
 
 
 S = TypeVar("S", httpcore.AsyncNetworkStream, httpcore2.AsyncNetworkStream)

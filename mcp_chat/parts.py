@@ -15,7 +15,6 @@ from mcp_chat import logs
 from mcp_chat.api.identity import Identity
 from mcp_chat.catalogue import CatalogueEntry, read_catalogue
 from mcp_chat.config import ServerConfig
-from mcp_chat.deed import origin_of
 from mcp_chat.drain import Drain
 from mcp_chat.exceptions import InvalidRequest, SettingsError
 from mcp_chat.keyring import is_open_to_all
@@ -30,6 +29,7 @@ from mcp_chat.providers import load_packages
 from mcp_chat.safety import check_settings, encryption_keys
 from mcp_chat.servers import read_servers
 from mcp_chat.settings import Settings
+from mcp_chat.urls import origin_of
 from mcp_chat.vault import Vault
 
 log = structlog.get_logger()

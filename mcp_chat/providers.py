@@ -25,27 +25,26 @@ from mcp_chat.netguard import (
     MAX_BODY_BYTES,
     GuardedTransport,
     Policy,
+    Resolver,
     check_url,
     guarded_client,
     guarded_client2,
+    resolve,
 )
 from mcp_chat.servers import is_header_value
 
-OWN = ("openai", "ollama")
-"""Providers for which users bring keys or addresses of their own."""
+OWN_PROVIDERS = ("openai", "ollama")
+"""Providers for which a user may bring a key or an address: those whose sockets we can guard."""
 
 
 def load_packages(entries: Sequence[CatalogueEntry]) -> None:
     """Import the providers' packages, which takes a second: once for all workers, before there are any."""
-    for provider in {*OWN, *(entry.provider for entry in entries)}:
+    for provider in {*OWN_PROVIDERS, *(entry.provider for entry in entries)}:
         with contextlib.suppress(ImportError):  # told when somebody chooses it
             importlib.import_module(f"langchain_{provider.replace('-', '_')}")
 
 
 log = structlog.get_logger()
-
-OWN_PROVIDERS = ("openai", "ollama")
-"""Providers for which a user may bring a key or an address: those whose sockets we can guard."""
 
 _DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "ollama": "http://127.0.0.1:11434"}
 _PROBE_EVERY = 10.0
@@ -140,15 +139,18 @@ class Providers:
             config = replace(config, base_url=check_url(config.base_url, self._policy))
         return config
 
-    def open(self, config: ModelConfig) -> Model:
+    def open(self, config: ModelConfig, resolver: Resolver = resolve) -> Model:
         """Make the model. Takes tens of milliseconds: call it off the event loop.
+
+        Args:
+            resolver: Looks the name of the user's own model server up.
 
         Raises:
             InvalidRequest: The provider's package is missing, or the model is no longer offered.
         """
         if config.provider == "demo":
             return Model(DemoModel(), _nothing)
-        own, aclose = self._http(config)
+        own, aclose = self._http(config, resolver)
         try:
             return Model(init_chat_model(**self._arguments(config), **own), aclose)
         except ImportError:
@@ -162,7 +164,9 @@ class Providers:
                 f"Invalid LLM configuration: {config.provider}:{config.model} cannot be used like this."
             ) from None
 
-    def _http(self, config: ModelConfig) -> tuple[dict[str, Any], Callable[[], Awaitable[None]]]:
+    def _http(
+        self, config: ModelConfig, resolver: Resolver
+    ) -> tuple[dict[str, Any], Callable[[], Awaitable[None]]]:
         """Return how a provider's package is made to dial through the guard, and what closes that.
 
         Their clients for threads would dial past it: they get a transport that dials nothing.
@@ -170,14 +174,16 @@ class Providers:
         policy = None if config.operator else self._policy
         hooks: dict[str, Any] = {"request": [] if config.operator else [_send_only(config.api_key)]}
         if config.provider == "openai":
-            client = guarded_client2(policy, timeout=self._silence, max_bytes=self._max_answer)
+            client = guarded_client2(
+                policy, timeout=self._silence, max_bytes=self._max_answer, resolver=resolver
+            )
             client.event_hooks = hooks
             return {
                 "http_async_client": client,
                 "http_client": httpx2.Client(transport=httpx2.BaseTransport()),
             }, client.aclose
         if config.provider == "ollama":
-            transport = GuardedTransport(policy, max_bytes=self._max_answer)
+            transport = GuardedTransport(policy, max_bytes=self._max_answer, resolver=resolver)
             options = {"transport": transport, "event_hooks": hooks}
             return {
                 "async_client_kwargs": {**options, "trust_env": False, "follow_redirects": False},

@@ -14,9 +14,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mcp_chat.config import ServerConfig, first_problem
-from mcp_chat.deed import origin_of
 from mcp_chat.exceptions import InvalidRequest, SettingsError
 from mcp_chat.netguard import Policy, check_url
+from mcp_chat.urls import origin_of
 
 _PLACEHOLDER = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
@@ -102,12 +102,22 @@ def shown(servers: Mapping[str, ServerConfig]) -> list[dict[str, Any]]:
     ]
 
 
-def current(server: ServerConfig, listed: Mapping[str, ServerConfig]) -> ServerConfig:
+def current(
+    server: ServerConfig, listed: Mapping[str, ServerConfig], origins: Collection[str]
+) -> ServerConfig:
     """Return an operator's server as it is listed now, which may be elsewhere than when the user chose it.
 
+    Args:
+        origins: Where the gateway is now; what was stored of a login goes nowhere else.
+
     Raises:
-        InvalidRequest: It is no longer listed.
+        InvalidRequest: It is no longer listed, or no longer the gateway.
     """
+    if server.login and not _is_at(server, origins):
+        raise InvalidRequest(
+            f"Invalid configuration: the server {server.alias} no longer gets your login. "
+            "Please connect again."
+        )
     if not server.operator:
         return server
     if server.alias not in listed:
@@ -149,10 +159,23 @@ def with_login(server: ServerConfig, token: str, origins: Collection[str]) -> Se
     Args:
         token: That of the login; empty if the login has none.
         origins: Where the gateway is; a login token goes nowhere else.
+
+    Raises:
+        InvalidRequest: The token cannot be sent.
     """
-    if not token or server.auth_token or server.url is None or origin_of(server.url) not in origins:
+    if not token or server.auth_token or not _is_at(server, origins):
         return server
-    return replace(server, auth_token=token)
+    if not is_header_value(token):
+        raise InvalidRequest("Invalid configuration: your login has characters that no header may have.")
+    return replace(server, auth_token=token, login=True)
+
+
+def _is_at(server: ServerConfig, origins: Collection[str]) -> bool:
+    """Tell whether a server is at one of the origins."""
+    try:
+        return server.url is not None and origin_of(server.url) in origins
+    except ValueError:
+        return False
 
 
 def is_header_value(text: str) -> bool:

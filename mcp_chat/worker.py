@@ -37,11 +37,12 @@ class Protocol(HttpToolsProtocol):
 
     Args:
         head_limit: Bytes of a request's line and headers.
-        head_seconds: For these to arrive, from their first byte.
+        head_seconds: For these to arrive, from their first byte; and for that to come on a new connection.
     """
 
     _head = 0
-    _in_head = True
+    _in_head = False
+    _in_body = False
     _had_end = False
     _refused = ""
     _patience: asyncio.TimerHandle | None = None
@@ -53,12 +54,18 @@ class Protocol(HttpToolsProtocol):
         self._head_limit = head_limit
         self._head_seconds = head_seconds
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._patience = self._wait()
+
     def data_received(self, data: bytes) -> None:
+        if not (self._in_head or self._in_body) and not data.strip(b"\r\n"):
+            return  # empty lines between requests mean nothing (RFC 9112, 2.2), and no timer stops for them
         self._had_end = False
         super().data_received(data)
-        if self._in_head and not self._had_end:  # what came with the end of a head or body is mostly a body
-            self._head += len(data)
+        if self._in_head:
             self._patience = self._patience or self._wait()
+            self._head += 0 if self._had_end else len(data)  # what came with an earlier end is mostly a body
             if self._head > self._head_limit:
                 self._refuse(self._too_large)
 
@@ -66,8 +73,13 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._stop_waiting()
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
-        self._in_head, self._had_end = False, True
+        self._in_head, self._in_body, self._had_end = False, True, True
         self._stop_waiting()
         lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.url) + lines > self._head_limit:  # it may have come in one piece with its end
@@ -76,7 +88,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_head, self._head, self._had_end = True, 0, True
+        self._in_body, self._head, self._had_end = False, 0, True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -99,6 +111,8 @@ class Protocol(HttpToolsProtocol):
         busy = getattr(self.cycle, "response_complete", True) is False
         if busy:  # an answer is on its way, and not to be broken
             self._patience = self._wait()
+        elif not self._in_head:  # nobody has asked for anything
+            self.transport.close()
         else:
             self._refuse(f"The request's headers took longer than {self._head_seconds:g} seconds.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 from anyio import CapacityLimiter
@@ -15,6 +15,7 @@ from mcp_chat.context import Budget
 from mcp_chat.exceptions import StoreUnavailable
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.metrics import Metrics
+from mcp_chat.netguard import Lookups, Resolver
 from mcp_chat.providers import Providers
 from mcp_chat.stores.base import Archive, Lease, Store
 from mcp_chat.vault import Vault
@@ -34,6 +35,7 @@ class Workshop:
         parallel_calls: Tool calls of one turn at a time.
         user_turns: Turns of one user at a time.
         places: Those of this worker's turns, for all users.
+        lookups: Looks up the names of users' servers and models.
         session_ttl: Seconds for which what is left of a user who disconnects stays in the store.
     """
 
@@ -43,7 +45,7 @@ class Workshop:
     history: ChatHistoryManager
     vault: Vault
     providers: Providers
-    connection: Callable[[ServerConfig], Connection]
+    connection: Callable[[ServerConfig, Resolver], Connection]
     held: Callable[[], bool]
     deliver: Deliver
     metrics: Metrics
@@ -58,6 +60,7 @@ class Workshop:
     budget: Budget
     keep_history: bool
     summary: bool
+    lookups: Lookups = field(default_factory=Lookups)
 
     @property
     def full(self) -> bool:

@@ -490,7 +490,7 @@ class Process:
             history=ChatHistoryManager(None, 50, 3600, archive, window=store.window, budget=budget),
             vault=VAULT,
             providers=cast(Providers, SimpleNamespace(open=lambda config: _model(self))),
-            connection=lambda server: cast(Connection, Line(self, server)),
+            connection=lambda server, _: cast(Connection, Line(self, server)),
             held=lambda: self.heart.beats(HELD),
             deliver=self.feed.deliver,
             metrics=self.world.metrics,

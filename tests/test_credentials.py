@@ -22,6 +22,7 @@ from starlette.routing import Route
 from mcp_chat.app import create_app
 from mcp_chat.identity import Principal
 from mcp_chat.settings import load_settings
+from mcp_chat.stores.database import migrate
 from tests.person import Person
 from tests.running import running
 from tests.test_logs import as_before
@@ -166,6 +167,25 @@ def test_a_login_token_goes_to_the_very_origin_only(
     assert other.authorizations == {""}
     assert world.authorizations == {"", "Bearer own"}
     assert token not in "".join([*world.seen, *other.seen])
+
+
+def test_a_gateway_that_is_no_longer_listed_gets_no_login_that_was_stored(
+    world: World, origin: str, opened: Open, tmp_path: Path
+) -> None:
+    database = f"sqlite:///{tmp_path}/chat.db"
+    migrate(database)
+    server = {"url": f"{origin}/mcp"}
+    with Person(
+        opened(auth="jwt", database_url=database, gateway_origins=origin), "ann", token=login()
+    ) as ann:
+        assert ann.post("connect", llm=DEMO, server=server).status_code == 200
+    world.seen.clear()
+    with Person(opened(auth="jwt", database_url=database), "ann", token=login()) as ann:
+        answer = ann.post("chat", message="hello")
+        assert "no longer gets your login. Please connect again." in answer.text
+        assert world.seen == []
+        assert ann.post("connect", llm=DEMO, server=server).status_code == 200
+    assert world.authorizations == {""}
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,9 +16,11 @@ from typing import Any
 import httpx
 import pytest
 
+from mcp_chat import app
 from mcp_chat.api import errors, identity
 from mcp_chat.api.errors import RETRY_AFTER, STATUS
 from mcp_chat.app import create_app
+from mcp_chat.dispatch import Dispatch
 from mcp_chat.login import metered
 from mcp_chat.settings import Settings
 from mcp_chat.worker import Protocol
@@ -146,6 +150,63 @@ def test_the_head_of_a_request_may_be_so_large(stage: Stage, form: str) -> None:
         assert told.endswith(b"The request's headers are larger than 3000 bytes.")
 
 
+EMPTY = b"\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
+
+
+def test_empty_lines_behind_a_body_begin_no_request() -> None:
+    with running(_hello, http=partial(Protocol, head_seconds=0.3)) as url, _dialled(url) as client:
+        for _ in range(2):
+            client.sendall(POST)
+            assert b"hello" in _answer(client)
+            client.sendall(EMPTY)
+            client.settimeout(0.6)
+            with pytest.raises(TimeoutError):
+                client.recv(1)  # neither an answer nor an end
+            client.settimeout(10)
+
+
+@pytest.mark.parametrize("sent", [b"", EMPTY * 3])
+def test_a_connection_on_which_nothing_comes_ends_without_a_word(sent: bytes) -> None:
+    with running(_hello, http=partial(Protocol, head_seconds=0.3)) as url, _dialled(url) as client:
+        client.sendall(sent)
+        assert client.recv(4096) == b""
+
+
+@pytest.mark.parametrize("before", [b"", POST, POST + b"G"])
+def test_a_head_that_takes_too_long_is_refused(before: bytes) -> None:
+    with running(_hello, http=partial(Protocol, head_seconds=0.3)) as url, _dialled(url) as client:
+        if before:
+            client.sendall(before)
+            assert b"hello" in _answer(client)
+        if not before.endswith(b"G"):
+            client.sendall(b"G")
+        assert b"took longer than 0.3 seconds" in client.recv(4096)
+
+
+def test_an_idle_connection_is_closed_whatever_empty_lines_come() -> None:
+    with running(_hello, http=Protocol) as url, _dialled(url) as client:
+        client.sendall(POST)
+        assert b"hello" in _answer(client)
+        client.sendall(EMPTY)
+        assert client.recv(4096) == b""
+
+
+def _answer(client: socket.socket) -> bytes:
+    """Read a chunked answer to its end."""
+    read = b""
+    while not read.endswith(b"0\r\n\r\n"):
+        more = client.recv(4096)
+        assert more, read
+        read += more
+    return read
+
+
+def _dialled(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
 async def _hello(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         for phase in ("startup", "shutdown"):
@@ -187,10 +248,13 @@ def test_a_user_may_have_so_many_conversations(alice: Person, model: ModelServer
         alice.post("sessions", name="one more"),
         alice.http.post("/llmchat/sessions/import", json=exported),
         alice.post("chat", message="hello", session_id="a-new-one"),
-        alice.post("connect", llm={"model": "openai:scripted"}),
+        alice.post("chat", message="hello"),
+        alice.http.patch(f"/llmchat/sessions/{alice.connect()['session_id']}", json={"name": "one more"}),
     ):
         assert "Delete some" in over(answer, 422, "too_many_sessions")
-    assert alice.say("hello", session_id=ids[0])["session_id"] == ids[0]
+    alice.post("disconnect")
+    alice.connect()
+    assert alice.say("hello", session_id=ids[0])["session_id"] == ids[0], "those that there are go on"
     assert alice.http.delete(f"/llmchat/sessions/{ids[1]}").status_code == 200
     answered = alice.say("hello", session_id="a-new-one", message_id="the-same")
     assert alice.say("hello", session_id="a-new-one", message_id="the-same") == answered, (
@@ -215,6 +279,49 @@ def test_so_many_messages_may_wait(alice: Person, model: ModelServer) -> None:
         assert alice.post("cancel").json()["status"] == "cancelled"
         assert [list(each)[-1][0] for each in frames] == ["final"] * (1 + QUEUE)
     usable(alice, model)
+
+
+def test_a_full_queue_of_one_can_be_cancelled_and_left(
+    serve: Callable[..., str], model: ModelServer, name: str
+) -> None:
+    model.will(*[Reply(text="hm", hang_after=0)] * 2)
+    with Person(serve(queue_length=1), name) as bob, ExitStack() as stack:
+        for path, status in (("cancel", "cancelled"), ("disconnect", "disconnected")):
+            bob.connect()
+            frames = [stack.enter_context(bob.streaming(f"message {n}")) for n in range(2)]
+            over(bob.post("chat", message="one more"), 429, "too_many_waiting")
+            assert bob.post(path).json()["status"] == status
+            assert [list(each)[-1][0] for each in frames] == ["final"] * 2
+
+
+@pytest.mark.parametrize("kind", ["server", "model"])
+def test_of_a_user_so_many_names_are_looked_up_at_a_time(
+    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    running_now, most, real, guard = [], [], socket.getaddrinfo, threading.Lock()
+
+    def scripted(host: Any, *args: Any, **more: Any) -> Any:
+        if not str(host).endswith("slow.example"):
+            return real(host, *args, **more)
+        with guard:
+            running_now.append(host)
+            most.append(len(running_now))
+        time.sleep(0.2)
+        running_now.remove(host)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", scripted)
+    with Person(serve(max_servers=8), name) as bob:
+        if kind == "server":
+            servers = [{"url": f"https://{n}.slow.example/mcp", "alias": f"s{n}"} for n in range(8)]
+            answer = bob.post("connect", llm={"model": "openai:scripted"}, servers=servers)
+            over(answer, 400, "address_not_allowed")
+        else:
+            llm = {"provider": "openai", "config": {"model": "m", "base_url": "https://slow.example/v1"}}
+            assert bob.post("connect", llm=llm).status_code == 200
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda n: bob.post("chat", message="hi", session_id=f"{n}"), range(4)))
+    assert max(most) == 2
 
 
 # What a server may send
@@ -542,6 +649,43 @@ def test_a_worker_runs_so_many_turns_at_a_time(
         assert people[0].post("cancel").json()["status"] == "cancelled"
         assert people[2].say("hello", message_id="m")["response"] == "re: hello"
         assert len(people[2].history()) == 2
+
+
+@pytest.mark.usefixtures("talk")
+@pytest.mark.parametrize("archived", [True, False])
+def test_who_has_a_turn_on_a_full_worker_may_send_behind_it_or_stop_it(
+    serve: Callable[..., str], model: ModelServer, name: str, archived: bool
+) -> None:
+    url = serve(max_turns=1, **({} if archived else {"database_url": ""}))
+    with ExitStack() as stack:
+        ann, bob = (stack.enter_context(Person(url, f"{name}-{n}")) for n in range(2))
+        for person in (ann, bob):
+            person.connect()
+        first = running_turn(ann, "hang", stack)
+        wait_until(partial(asked, model, "hang"), "the turn runs")
+        over(bob.post("chat", message="hello"), 503, "busy")
+        second = running_turn(ann, "behind it", stack)
+        assert ann.say("stop that", if_running="interrupt")["response"] == "re: stop that"
+        assert [list(frames)[-1][1]["stopped"] for frames in (first, second)] == [True, True]
+
+
+@pytest.mark.usefixtures("talk")
+@pytest.mark.parametrize("archived", [True, False])
+def test_a_message_that_waits_long_for_its_turn_is_not_given_up(
+    serve: Callable[..., str], model: ModelServer, name: str, archived: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "Dispatch", lambda *args, **more: Dispatch(*args, **{**more, "patience": 0.5}))
+    url = serve(max_user_turns=1, turn_timeout=60, **({} if archived else {"database_url": ""}))
+    with Person(url, name) as bob, ExitStack() as stack:
+        session_id = bob.connect()["session_id"]
+        frames = running_turn(bob, "hang", stack, message_id="m")
+        wait_until(partial(asked, model, "hang"), "the turn runs")
+        second = running_turn(bob, "hello", stack, session_id="b")
+        for _ in range(2):
+            assert list(frames)[-1][0] == "error", "patience with a turn that has begun has an end"
+            frames = running_turn(bob, "hang", stack, message_id="m")
+        assert bob.post("cancel", session_id=session_id).json()["status"] == "cancelled"
+        assert list(second)[-1][0] == "final"
 
 
 @pytest.mark.usefixtures("talk")

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -331,6 +332,14 @@ def test_behind_a_nat64_prefix_of_the_site_the_ipv4_address_counts(
     assert Policy().allows(ip_address(private)) is prefix.startswith("2a01"), "nobody else can know"
 
 
+def test_of_nat64_prefixes_that_overlap_the_longest_counts() -> None:
+    networks = [ip_network("2a00:1::/32"), ip_network("2a00:1:2:3:4:5::/96")]
+    for order in (networks, networks[::-1]):
+        site = Policy(nat64=tuple(each for each in order if isinstance(each, IPv6Network)))
+        assert not site.allows(ip_address("2a00:1:2:3:4:5:169.254.169.254"))
+        assert site.allows(ip_address("2a00:1:2:3:4:5:8.8.4.4"))
+
+
 # The socket
 
 
@@ -427,6 +436,35 @@ async def test_lookups_do_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) 
     await asyncio.sleep(0.01)
     assert time.monotonic() - started < 0.2
     assert await lookup == [PUBLIC]
+
+
+async def test_slow_names_of_one_user_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = [], threading.Event()
+
+    def scripted(host: str, *_: object, **__: object) -> list[Any]:
+        if host.endswith("slow.example"):
+            asked.append(host)
+            assert answer.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 80))]
+
+    async def impatient(number: int) -> None:
+        with anyio.move_on_after(0.05):
+            await lookups.of("greedy")(f"{number}.slow.example", 80)
+
+    monkeypatch.setattr(socket, "getaddrinfo", scripted)
+    lookups = netguard.Lookups()
+    try:
+        for _ in range(2):  # who has stopped waiting has not freed a thread
+            async with anyio.create_task_group() as tasks:
+                for number in range(100):
+                    tasks.start_soon(impatient, number)
+            assert len(asked) == 2
+        with anyio.fail_after(2):
+            assert await lookups.of("bob")("good.example", 80) == [PUBLIC]
+    finally:
+        answer.set()
+    with anyio.fail_after(10):
+        assert await lookups.of("greedy")("3.slow.example", 80) == [PUBLIC], "the threads are free again"
 
 
 async def test_a_resolver_out_of_order_may_be_asked_again(make_client: MakeClient) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from mcp_chat.config import ServerConfig
 from mcp_chat.exceptions import InvalidRequest, SettingsError
-from mcp_chat.servers import distinct, own_server, read_servers, shown
+from mcp_chat.servers import distinct, own_server, read_servers, shown, with_login
+from mcp_chat.urls import origin_of
 
 
 def read(tmp_path: Path, servers: Any, **environ: str) -> dict[str, ServerConfig]:
@@ -177,6 +178,20 @@ def test_a_header_that_cannot_be_sent_is_one_sentence_without_its_value(
 def test_a_token_that_no_header_may_have_is_refused(token: str) -> None:
     with pytest.raises(InvalidRequest):
         own_server("https://e.org", transport="streamable_http", auth_token=token, alias=None)
+
+
+def test_a_login_that_no_header_may_have_is_refused() -> None:
+    gateway = own_server("https://e.org/mcp", transport="sse", auth_token=None, alias=None)
+    assert with_login(gateway, "abc", {"https://e.org"}).login
+    with pytest.raises(InvalidRequest, match="your login"):
+        with_login(gateway, "a\r\nX: y", {"https://e.org"})
+
+
+@pytest.mark.parametrize("url", ["", "mcp", "//e.org", "https://", "https://[::1/", "https://e.org:99999/"])
+def test_what_has_no_origin_gets_no_login(url: str) -> None:
+    with pytest.raises(ValueError, match=r"URL|[Pp]ort"):
+        origin_of(url)
+    assert with_login(ServerConfig(alias="a", url=url), "abc", {"?", "https://e.org"}).auth_token is None
 
 
 def test_a_user_names_no_command() -> None:

@@ -18,12 +18,14 @@ import pytest
 import structlog
 
 from mcp_chat import cli
-from mcp_chat.deed import Deed, origin_of
+from mcp_chat.config import ModelConfig, ServerConfig, UserConfig
+from mcp_chat.deed import Deed, places_of
 from mcp_chat.exceptions import Fenced
 from mcp_chat.message import Message, now
 from mcp_chat.stores.base import Addition, Archive
 from mcp_chat.stores.database import migrate
 from mcp_chat.stores.sql import SQLArchive, open_sql
+from mcp_chat.urls import origin_of
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import wait_until
@@ -517,4 +519,7 @@ def test_the_setting_says_for_how_long(serve: Callable[..., str], monkeypatch: p
     ],
 )
 def test_of_an_address_the_trail_has_the_origin(given: str, origin: str) -> None:
-    assert origin_of(given) == origin
+    config = UserConfig(
+        servers=(ServerConfig(alias="s", url=given),), model=ModelConfig(provider="demo", model="")
+    )
+    assert places_of(config) == [f"s {origin}"]

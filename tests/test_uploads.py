@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,11 +18,13 @@ import pytest
 from starlette.requests import Request
 
 from mcp_chat.api import bodies
-from mcp_chat.exceptions import InvalidRequest
+from mcp_chat.api.bulk import Bulk, BulkResponse
+from mcp_chat.exceptions import InvalidRequest, TooManyRequests
 from tests.conftest import on_one_stage
 from tests.faults import Stage, refused, within
 from tests.model_server import ModelServer
 from tests.person import Person
+from tests.running import wait_until
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 40
 KINDS: dict[str, tuple[bytes, str]] = {
@@ -178,6 +183,73 @@ def test_a_file_that_does_not_arrive_ends(
 
     detail = refused(send(alice, slowly()), 400)
     assert detail.startswith("The request did not arrive within")
+
+
+def test_so_many_files_and_conversations_of_a_user_are_on_their_way_at_a_time(
+    alice: Person, bob: Person
+) -> None:
+    session_id = alice.post("sessions", name="a").json()["session_id"]
+    export = f"/llmchat/sessions/{session_id}/export"
+    for _ in range(3):  # each gives its place back
+        sent(alice)
+        refused(send(alice, b""), 400)
+        assert alice.http.get(export).status_code == 200
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+
+    def slowly() -> Iterator[bytes]:
+        yield b"x"
+        begun.release()
+        assert go_on.wait(10)
+        yield b"x"
+
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(send, alice, slowly()) for _ in range(2)]
+        try:
+            assert all(begun.acquire(timeout=10) for _ in range(2))
+            wait_until(lambda: send(alice, b"x").status_code == 429, "both have their places")
+            session = {"schema": "mcp-chat/session/1", "name": "a", "messages": []}
+            imported = alice.http.post("/llmchat/sessions/import", json=session)
+            for answer in (alice.http.get(export), imported):
+                assert "Wait for one of them" in refused(answer, 429)
+                assert answer.headers["retry-after"] == "5"
+            sent(bob)
+        finally:
+            go_on.set()
+        assert [each.result().status_code for each in slow] == [201, 201]
+    sent(alice)
+
+
+@pytest.mark.anyio
+async def test_an_export_has_its_place_until_it_has_gone_or_cannot_go() -> None:
+    bulk, pieces = Bulk(), []
+
+    def response() -> BulkResponse:
+        with ExitStack() as held:
+            held.enter_context(bulk.place("ann"))
+            return BulkResponse("x" * 600_000, held.pop_all(), media_type="text/plain", headers={})
+        raise AssertionError
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    async def broken(_: object) -> None:
+        raise OSError("gone")
+
+    async def send(message: Any) -> None:
+        pieces.append(message.get("body", b""))
+        if len(pieces) == 2:
+            with pytest.raises(TooManyRequests), bulk.place("ann"):
+                pass
+
+    first, second = response(), response()
+    with pytest.raises(OSError, match="gone"):
+        await first({}, receive, broken)
+    third = response()
+    await second({}, receive, send)
+    assert b"".join(pieces) == b"x" * 600_000
+    assert third.headers["content-length"] == "600000"
+    with bulk.place("ann"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,6 @@ class LLMChat:
         except InvalidRequest as error:  # nothing is dialled, so the trail hears nothing of it
             log.warning("refused", code=error.code, user=user.key, action="connect", reason=str(error))
             raise
-        if self.archive and await self.archive.has_sessions(user.key, self.max_sessions):
-            raise TooManySessions
         sealed = self.vault.seal(CONFIG.dump_json(config).decode(), user=user.key, field="connect")
         command = Connect(sealed=sealed, user_id=user.id, id=command_id(request, "connect"))
         outcome = await self.dispatch.outcome(user.key, command)
@@ -291,7 +289,8 @@ class LLMChat:
         config = await self.configs.get(user.key)
         if config is None:
             raise NotConnected
-        if wanted is None:
+        if wanted in (None, config.session_id):
+            await self._check_room_for(user, config.session_id)  # nothing may have been said there yet
             return config.session_id, True
         if await self._is_theirs(user, wanted, config):
             return wanted, True
@@ -303,8 +302,8 @@ class LLMChat:
         """Refuse a session that is one too many; it is there already when its first message comes again."""
         if (
             self.archive
-            and await self.archive.has_sessions(user.key, self.max_sessions)
             and not await self.history.record.exists(user.key, session_id)
+            and await self.archive.has_sessions(user.key, self.max_sessions)
         ):
             raise TooManySessions
 

@@ -225,6 +225,7 @@ def _sessions(prefix: str, sessions: Sessions) -> list[Operation]:
             f"{one}/export",
             sessions.export,
             "A conversation as a file",
+            errors=(400, 404, 429),
             query=("format",),
             answers=files,
         ),
@@ -331,9 +332,9 @@ def _codes(operation: Operation) -> set[int]:
     """Return the status codes of what can go wrong."""
     codes = {*operation.errors, *(() if operation.public else (401, 403, 503))}
     if operation.body or operation.raw:
-        codes |= {400, 413, 415}
+        codes |= {400, 413, 415, *(() if operation.public else (429,))}
     if operation.body:
-        codes |= {422, *(() if operation.public else (429,))}
+        codes |= {422}
     return codes
 
 

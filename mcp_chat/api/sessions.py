@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ from mcp_chat.api.bodies import (
     read_bytes,
     sized_context,
 )
+from mcp_chat.api.bulk import Bulk, BulkResponse
 from mcp_chat.api.errors import of_failed
 from mcp_chat.api.identity import Identity, require_user
 from mcp_chat.api.pages import (
@@ -41,7 +43,7 @@ from mcp_chat.commands import DeleteSession
 from mcp_chat.configs import UserConfigs
 from mcp_chat.context import Budget, may_be_cut, shorter, shown
 from mcp_chat.events import Failed, SessionDeleted
-from mcp_chat.exceptions import InvalidRequest, NotFound, TooLarge
+from mcp_chat.exceptions import InvalidRequest, NotFound, TooLarge, TooManySessions
 from mcp_chat.identity import Principal
 from mcp_chat.message import ID, MESSAGE, Message, Part, Usage, new_id, now, title
 from mcp_chat.record import Record
@@ -74,6 +76,7 @@ class Sessions:
         max_body: Bytes of a body.
         max_import: Bytes of a conversation that is brought along.
         max_sessions: Conversations of a user.
+        bulk: Lets few conversations of one user come and go at a time.
     """
 
     identity: Identity
@@ -85,6 +88,7 @@ class Sessions:
     max_body: int
     max_import: int
     max_sessions: int
+    bulk: Bulk
 
     async def list(self, request: Request) -> Response:
         """List conversations, the one used last first."""
@@ -114,9 +118,10 @@ class Sessions:
         user, archive = await self._user(request)
         if media_type(request) != "application/json":
             raise UnsupportedBody
-        text = await read_bytes(request, limit=self.max_import, seconds=patience_for(self.max_import))
-        session = await anyio.to_thread.run_sync(_brought, text)
-        await archive.import_session(user.key, session, most=self.max_sessions)
+        with self.bulk.place(user.key):
+            text = await read_bytes(request, limit=self.max_import, seconds=patience_for(self.max_import))
+            session = await anyio.to_thread.run_sync(_brought, text)
+            await archive.import_session(user.key, session, most=self.max_sessions)
         return JSONResponse({**_shown(session, None), "message_count": len(session.messages)}, 201)
 
     async def get(self, request: Request) -> Response:
@@ -135,6 +140,8 @@ class Sessions:
         if any(value is not None for value in changes.values()):  # a name, or less of it, always fits
             _check_context({**session.context, **changes})
         if await self._unbegun(user, session.id):  # from now on there is something to keep
+            if await archive.has_sessions(user.key, self.max_sessions):
+                raise TooManySessions
             await archive.add(Addition(user=user.key, session_id=session.id, backend=session.llm_backend))
         changed = await archive.change_session(user.key, session.id, name=body.name, context=changes)
         if changed is None:
@@ -197,13 +204,16 @@ class Sessions:
         if form not in FORMS:
             raise InvalidRequest(f"format must be one of: {', '.join(FORMS)}.")
         known = await self._session(archive, user, request)
-        session = replace(known, messages=tuple(await self.record.all_messages(user.key, known.id)))
-        written = await anyio.to_thread.run_sync(FORMS[form].write, session)
-        headers = {
-            "content-disposition": disposition("attachment", filename(session, FORMS[form].extension)),
-            "x-content-type-options": "nosniff",
-        }
-        return Response(written, media_type=FORMS[form].media_type, headers=headers)
+        with ExitStack() as held:
+            held.enter_context(self.bulk.place(user.key))
+            session = replace(known, messages=tuple(await self.record.all_messages(user.key, known.id)))
+            written = await anyio.to_thread.run_sync(FORMS[form].write, session)
+            headers = {
+                "content-disposition": disposition("attachment", filename(session, FORMS[form].extension)),
+                "x-content-type-options": "nosniff",
+            }
+            media_type = FORMS[form].media_type
+            return BulkResponse(written, held.pop_all(), media_type=media_type, headers=headers)
 
     async def search(self, request: Request) -> Response:
         """Find messages in which each word begins a word, the newest first."""

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_chat.api.bodies import UnsupportedBody, media_type, patience_for, read_bytes
+from mcp_chat.api.bulk import Bulk
 from mcp_chat.api.identity import Identity, require_user
 from mcp_chat.exceptions import InvalidRequest, NoArchive, NotFound, TooLarge
 from mcp_chat.message import ID, Part
@@ -75,12 +76,14 @@ class Uploads:
     Attributes:
         max_upload: Bytes of a file.
         upload_quota: Bytes of all files of one user.
+        bulk: Lets few files of one user come at a time.
     """
 
     identity: Identity
     archive: Archive | None
     max_upload: int
     upload_quota: int
+    bulk: Bulk
 
     async def put(self, request: Request) -> Response:
         """Keep the body as a file; the same file again is the same."""
@@ -89,12 +92,13 @@ class Uploads:
         kind = media_type(request)
         if kind not in KINDS:
             raise UnsupportedBody(f"Files can be of these types: {', '.join(KINDS)}.")
-        upload = Upload(
-            name=clean_name(request.query_params.get("name", "")) or KINDS[kind][0],
-            media_type=kind,
-            content=await self._content(request, kind),
-        )
-        part = await archive.put_upload(user.key, upload, quota=self.upload_quota)
+        with self.bulk.place(user.key):
+            upload = Upload(
+                name=clean_name(request.query_params.get("name", "")) or KINDS[kind][0],
+                media_type=kind,
+                content=await self._content(request, kind),
+            )
+            part = await archive.put_upload(user.key, upload, quota=self.upload_quota)
         return JSONResponse(_shown(part), 201)
 
     async def delete(self, request: Request) -> Response:

@@ -98,8 +98,9 @@ GUARDS = (
     Guard(
         item="R7",
         file="mcp_chat/app.py",
-        old="connection=lambda server: connection(current(server, parts.servers)),",
-        new="connection=lambda server, shared={}: shared.setdefault(server.alias, connection(server)),",
+        old="connection=lambda server, resolver: connection(now(server), resolver),",
+        new="connection=lambda server, resolver, shared={}: "
+        "shared.setdefault(server.alias, connection(server, resolver)),",
         test="tests/test_regressions.py::test_two_users_of_one_server_share_no_connection",
     ),
     Guard(
