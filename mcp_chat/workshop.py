@@ -12,6 +12,7 @@ from mcp_chat.configs import UserConfigs
 from mcp_chat.connections import Connection
 from mcp_chat.context import Budget
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.limits import ModelLimits
 from mcp_chat.metrics import Metrics
 from mcp_chat.providers import Providers
 from mcp_chat.stores.base import Archive, Lease, Store
@@ -45,6 +46,7 @@ class Workshop:
     turn_timeout: float
     model_timeout: float
     tool_rounds: int
+    model_limits: ModelLimits
     parallel_calls: int
     user_turns: int
     places: CapacityLimiter
