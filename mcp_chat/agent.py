@@ -30,12 +30,13 @@ from langchain_core.messages import (
 )
 
 from mcp_chat.events import Event, TextDelta
-from mcp_chat.exceptions import ChatError, InvalidSession, ModelFailed, ModelTimeout
+from mcp_chat.exceptions import AnswerTooLong, ChatError, InvalidSession, ModelFailed, ModelTimeout
 from mcp_chat.langchain import from_langchain, to_langchain
+from mcp_chat.limits import ModelLimits
 from mcp_chat.message import UNREADABLE, Message, ToolCall, Usage, new_id, wellformed
 from mcp_chat.netguard import AddressNotAllowed, AnswerTooLarge, refusal
 from mcp_chat.session import plain
-from mcp_chat.tools import Tool
+from mcp_chat.tools import Tool, weight
 from mcp_chat.upload import Upload
 
 log = structlog.get_logger()
@@ -72,8 +73,9 @@ class _Context:
 class _Recorder(AgentMiddleware[Any, Any, Any]):
     """Offers the tools, and records each step before the next one begins."""
 
-    def __init__(self, tools: Sequence[Tool], rounds: int) -> None:
+    def __init__(self, tools: Sequence[Tool], rounds: int, limits: ModelLimits) -> None:
         super().__init__()
+        self._limits = limits
         self._rounds = rounds
         self._offers = [_offer(tool) for tool in tools]
 
@@ -82,6 +84,7 @@ class _Recorder(AgentMiddleware[Any, Any, Any]):
         context: _Context = request.runtime.context
         for message in response.result:
             if isinstance(message, AIMessage):
+                Measure(self._limits).add(message)
                 unreadable = mend(message, context.seen)
                 ours = from_langchain(message)
                 if unreadable:
@@ -106,6 +109,51 @@ class _Recorder(AgentMiddleware[Any, Any, Any]):
         return to_langchain(message)
 
 
+class Measure:
+    """How much a model says in one message, which may come in pieces.
+
+    Args:
+        limits: How much that may be.
+    """
+
+    def __init__(self, limits: ModelLimits) -> None:
+        self._limits = limits
+        self._bytes = 0
+        self._calls = 0
+        self._begun: set[Any] = set()
+
+    def add(self, message: AIMessage) -> None:
+        """Count the message, or a piece of it.
+
+        Raises:
+            AnswerTooLong: It says too much.
+            ModelFailed: It asks for too many tools.
+        """
+        calls: list[Any] = [*message.tool_calls, *message.invalid_tool_calls]
+        if isinstance(message, AIMessageChunk):
+            calls = list(message.tool_call_chunks)
+        for call in calls:
+            place = call.get("index")  # pieces of one call have the same; a call that is whole has none
+            self._calls += place is None or place not in self._begun
+            self._begun.add(place)
+        self._bytes += weight(message.content) + sum(_length(call["args"]) for call in calls)
+        self._judge()
+
+    def _judge(self) -> None:
+        if self._bytes > self._limits.message_bytes:
+            raise AnswerTooLong
+        if self._calls > self._limits.calls:
+            raise ModelFailed(
+                f"The model asked for more than {self._limits.calls} tool calls at once, and none was made. "
+                "Ask for less at once."
+            )
+
+
+def _length(args: Any) -> int:
+    """Return the bytes of a call's arguments: text in pieces, or what was made of it."""
+    return weight(args or "")
+
+
 class Agent:
     """A model with tools, ready to answer.
 
@@ -114,13 +162,24 @@ class Agent:
         tools: What it may ask for.
         rounds: Rounds of tool calls in one turn.
         silence: Seconds the model may say nothing.
+        limits: How much it may say at once.
     """
 
-    def __init__(self, model: BaseChatModel, tools: Sequence[Tool], *, rounds: int, silence: float) -> None:
+    def __init__(
+        self,
+        model: BaseChatModel,
+        tools: Sequence[Tool],
+        *,
+        rounds: int,
+        silence: float,
+        limits: ModelLimits = ModelLimits(),  # noqa: B008 - a value
+    ) -> None:
         self._model = model
         self._rounds = rounds
         self._silence = silence
-        self._graph = create_agent(model, [], middleware=[_Recorder(tools, rounds)], context_schema=_Context)
+        self._limits = limits
+        recorder = _Recorder(tools, rounds, limits)
+        self._graph = create_agent(model, [], middleware=[recorder], context_schema=_Context)
 
     async def run(
         self, messages: Sequence[Message], files: Mapping[str, Upload], loop: Loop
@@ -132,7 +191,7 @@ class Agent:
             files: What is in the files that go with them.
 
         Raises:
-            ModelFailed: The provider refused, broke off, was silent, or asked for tools without end.
+            ModelFailed: The provider refused, broke off, was silent, or asked for too much.
         """
         context = _Context(loop=loop, seen={call.id for m in messages for call in m.tool_calls})
         stream: Any = self._graph.astream(
@@ -142,12 +201,18 @@ class Agent:
             config={"recursion_limit": 2 * self._rounds + 3},
         )
         spoken: set[str] = set()
+        step, measure = 0, Measure(self._limits)
         with translated():
             async with contextlib.aclosing(pumped(stream)) as items:
                 async for mode, item in self._watched(items, loop):
                     if mode == "custom":
                         yield item
-                    elif text := _text(item[0], spoken):
+                        continue
+                    if item[1]["langgraph_step"] != step:  # ids are the provider's, and may be any
+                        step, measure = item[1]["langgraph_step"], Measure(self._limits)
+                    if isinstance(item[0], AIMessageChunk):
+                        measure.add(item[0])
+                    if text := _text(item[0], spoken):
                         yield TextDelta(text=text)
 
     async def sum_up(self, task: str, text: str) -> tuple[str, Usage]:
@@ -157,9 +222,10 @@ class Agent:
             ModelFailed: It did not answer.
         """
         asked: list[AnyMessage] = [SystemMessage(task), HumanMessage(text)]
-        said = AIMessageChunk(content="")
+        said, measure = AIMessageChunk(content=""), Measure(self._limits)
         with translated(), anyio.fail_after(SUM_UP_LIMIT):
             async for chunk in self._model.astream(asked):
+                measure.add(chunk)
                 said += chunk
         return wellformed(str(said.text)), _usage(said)
 
@@ -325,7 +391,7 @@ def failure(error: Exception) -> ChatError:
         case AddressNotAllowed():
             return ModelFailed("The model's address is not allowed. Connect again with another one.")
         case AnswerTooLarge():
-            return ModelFailed("The model's answer is too large. Ask for less at once.")
+            return AnswerTooLong()
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return ModelFailed(_sentence(status), retry_after=_retry_after(error))

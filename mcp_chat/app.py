@@ -42,7 +42,7 @@ from mcp_chat.exceptions import ChatError, StoreUnavailable, WrongSchema
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
 from mcp_chat.history import ChatHistoryManager
-from mcp_chat.limits import ServerLimits
+from mcp_chat.limits import ModelLimits, ServerLimits
 from mcp_chat.login.demo import DemoIdentity
 from mcp_chat.login.metered import Metered
 from mcp_chat.message import new_id
@@ -255,6 +255,7 @@ def workshop_of(
         turn_timeout=settings.turn_timeout,
         model_timeout=settings.model_timeout,
         tool_rounds=settings.tool_rounds,
+        model_limits=ModelLimits(calls=settings.max_calls, message_bytes=settings.max_model_bytes),
         parallel_calls=settings.parallel_calls,
         user_turns=settings.max_user_turns,
         places=CapacityLimiter(settings.max_turns),
@@ -284,6 +285,7 @@ def server_limits(settings: Settings) -> ServerLimits:
     return ServerLimits(
         tools=settings.max_tools,
         tool_bytes=settings.max_tool_bytes,
+        tools_bytes=settings.max_tools_bytes,
         schema_depth=settings.max_schema_depth,
         result_bytes=settings.max_result_bytes,
         event_bytes=settings.max_event_bytes,

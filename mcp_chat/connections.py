@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Protocol, TextIO
 
@@ -17,6 +18,7 @@ import anyio
 import httpx2
 import mcp_types as mcp
 import structlog
+from anyio import to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.sse import sse_client
@@ -52,6 +54,9 @@ STEADY = 30.0
 
 SHORTEST_REST, FIRST_REST, LONGEST_REST = 0.2, 0.5, 60.0
 """Seconds between two attempts to open a connection: at least, after a first loss, at most."""
+
+EVENTS_PER_SECOND = 200.0
+"""Events that are taken from a server's streams: each is work for all users of the worker."""
 
 
 class ToolsUnreadable(ServerUnavailable):
@@ -101,7 +106,7 @@ class Dialer:
     async def __call__(self, server: ServerConfig) -> AsyncIterator[Client]:
         async with AsyncExitStack() as stack:
             transport = await self._transport(server, stack)
-            yield await stack.enter_async_context(Client(transport, client_info=CLIENT_INFO))
+            yield await stack.enter_async_context(Client(transport, client_info=CLIENT_INFO, cache=None))
 
     async def _transport(self, server: ServerConfig, stack: AsyncExitStack) -> Any:
         if server.transport == "stdio":
@@ -113,6 +118,7 @@ class Dialer:
             max_bytes=self._limits.answer_bytes,
             max_event=self._limits.event_bytes,
             resolver=self._resolver,
+            max_rate=EVENTS_PER_SECOND,
         )
         if server.transport == "sse":
             return sse_client(
@@ -257,7 +263,8 @@ class Connection:
         try:
             with anyio.CancelScope(deadline=anyio.current_time() + self._connect_timeout) as scope:
                 async with self._connector(self.server) as client:
-                    self._offer(await self._listed(client))
+                    trust_nothing(client)
+                    await self._offer(await self._listed(client))
                     scope.deadline = math.inf
                     opened = True
                     try:
@@ -281,14 +288,16 @@ class Connection:
             raise TooManyTools(f"The server {alias} lists more than {most} tools. Connect to one with fewer.")
         return found
 
-    def _offer(self, found: Sequence[Listed]) -> None:
+    async def _offer(self, found: Sequence[Listed]) -> None:
         """Take over what a server lists; what is too large or too deep is left out."""
-        tools = named(
+        naming = partial(
+            named,
             self.server.alias,
             [each.tool for each in found],
             safe=self.server.safe_tools,
             trust_read_only=self.server.trust_read_only,
         )
+        tools = await to_thread.run_sync(naming)  # many large schemas take a while
         pairs = list(zip(tools, found, strict=True))
         self.tools = tuple(tool for tool, each in pairs if not each.fault)
         self.left_out = {tool.name: each.fault for tool, each in pairs if each.fault}
@@ -338,6 +347,26 @@ class Connection:
                 await self._wanted.wait()
 
 
+def trust_nothing(client: Client) -> None:
+    """Keep the SDK from checking results by the schemas that their own server gives, and from storing those.
+
+    It checks on the event loop: references that double or a pattern that backtracks stop all users for
+    minutes. Nobody here needs the check: a result goes to the model as text, whatever it holds.
+    """
+    session: Any = client.session  # one more attribute of the instance, which the class looks up first
+    ask = session.list_tools
+
+    async def list_tools(**options: Any) -> mcp.ListToolsResult:
+        page: mcp.ListToolsResult = await ask(**options)
+        session._tool_output_schemas.clear()  # else it grows with each page of new names
+        return page
+
+    async def believe(name: str, result: mcp.CallToolResult) -> None:
+        """Take the result as it is."""
+
+    session.list_tools, session.validate_tool_result = list_tools, believe
+
+
 async def list_tools(client: Client, limits: ServerLimits) -> list[Listed]:
     """Return a server's tools, or some more than are possible: a server may list without end.
 
@@ -347,15 +376,18 @@ async def list_tools(client: Client, limits: ServerLimits) -> list[Listed]:
     found: list[Listed] = []
     cursors: set[str | None] = set()
     cursor: str | None = None
+    spent, most = 0, limits.tools_bytes
     if client.server_capabilities.tools is None:
         return found
-    while cursor not in cursors and max(len(cursors), len(found)) <= limits.tools:
+    while cursor not in cursors and max(len(cursors), len(found)) <= limits.tools and spent <= most:
         cursors.add(cursor)
         try:
             page = await client.list_tools(cursor=cursor)
         except ValidationError as error:
             raise ToolsUnreadable from error
-        found += [listed(tool, limits) for tool in page.tools[: limits.tools + 1]]
+        tools = page.tools[: limits.tools + 1]
+        found += await to_thread.run_sync(partial(listed, tools, limits, before=spent))
+        spent = sum(each.size for each in found)
         cursor = page.next_cursor or None
     return found
 

@@ -123,7 +123,13 @@ class Equipment:
     def _equip(self, model: Model, toolbox: Toolbox) -> Ready:
         """Build the agent: with many tools that takes a while, so it is done off the event loop."""
         shop = self._shop
-        agent = Agent(model.chat, toolbox.tools, rounds=shop.tool_rounds, silence=shop.model_timeout)
+        agent = Agent(
+            model.chat,
+            toolbox.tools,
+            rounds=shop.tool_rounds,
+            silence=shop.model_timeout,
+            limits=shop.model_limits,
+        )
         return Ready(model, agent, toolbox)
 
     async def store(self, config: UserConfig) -> None:

@@ -22,7 +22,8 @@ ChatError                      code, retryable; str() is safe to show to the use
 │   ├── AnswerTooLarge         it answered without end (netguard)
 │   └── ToolsUnreadable        its list of tools could not be read (connections)
 ├── ModelFailed                the model or its provider did not answer as it should
-│   └── ModelTimeout           it did not answer in time
+│   ├── ModelTimeout           it did not answer in time
+│   └── AnswerTooLong          it answered without end
 ├── StoreUnavailable           Redis or the database did not answer
 │   ├── Forgotten              Redis has lost what it held (stores, writer)
 │   └── WrongSchema            the database was not brought up to date
@@ -173,6 +174,13 @@ class ModelTimeout(ModelFailed):
     """Request timed out. The LLM took too long to respond."""
 
     code = "model_timeout"
+
+
+class AnswerTooLong(ModelFailed):
+    """The model's answer is too large. Ask for less at once."""
+
+    code = "answer_too_large"
+    retryable = False
 
 
 class StoreUnavailable(ChatError):

@@ -15,6 +15,7 @@ import asyncio
 import math
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +39,7 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 RESOLVE_SECONDS = 3.0
+_AT_ONCE = 1000  # events that nobody is held up for
 _MAX_DIALS = 4  # of a name's addresses; all of them are judged
 _LOOKUPS_AT_ONCE: Final = 2  # of one user: a slow DNS server keeps its thread longer than anybody waits
 _THREADS = ThreadPoolExecutor(64, "lookup")
@@ -340,12 +342,34 @@ _ENDS = {
 }
 
 
+class _Pace:
+    """Lets so many events through each second, after some at once; the others wait, and so does who sends."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._due = 0.0
+
+    async def keep(self, events: int) -> None:
+        """Wait until so many more may come."""
+        now = time.monotonic()
+        self._due = max(self._due, now - _AT_ONCE / self._rate) + events / self._rate
+        if self._due > now:
+            await anyio.sleep(self._due - now)
+
+
 class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
     """A response body that ends with an error once it, or one event in it, is too large."""
 
     def __init__(
-        self, stream: Any, *, max_total: float, max_event: float, ends: re.Pattern[bytes] | None
+        self,
+        stream: Any,
+        *,
+        max_total: float,
+        max_event: float,
+        ends: re.Pattern[bytes] | None,
+        pace: _Pace | None = None,
     ) -> None:
+        self._pace = pace
         self._stream = stream
         self._max_total = max_total
         self._max_event = max_event
@@ -360,6 +384,8 @@ class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
             tail = (tail + chunk)[-3:]
             if total > self._max_total or largest > self._max_event:
                 raise AnswerTooLarge
+            if self._pace and self._ends:
+                await self._pace.keep(len(self._ends.findall(chunk)))
             yield chunk
 
     def _events(self, text: bytes, before: int) -> tuple[int, int]:
@@ -376,7 +402,9 @@ class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _capped(response: Any, accept: str, max_bytes: int, max_event: int | None = None) -> _Capped:
+def _capped(
+    response: Any, accept: str, max_bytes: int, max_event: int | None = None, pace: _Pace | None = None
+) -> _Capped:
     """Return a response's body; of a stream that was asked for, only each event is limited."""
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     ends = _ENDS.get(kind) if response.is_success else None
@@ -386,7 +414,7 @@ def _capped(response: Any, accept: str, max_bytes: int, max_event: int | None = 
     if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
         total = 0  # how large it is, is known only when it is too late
     most = max_event if ends and max_event else max_bytes
-    return _Capped(response.stream, max_total=total, max_event=most, ends=ends)
+    return _Capped(response.stream, max_total=total, max_event=most, ends=ends, pace=pace)
 
 
 def _prepare(request: Any, policy: Policy | None) -> None:
@@ -432,6 +460,7 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
     Args:
         policy: As above, like all others but one.
         max_event: Largest event of an event stream, if that is not `max_bytes`.
+        max_rate: Events of all its streams in a second; the stream of a sender with more is read later.
     """
 
     def __init__(
@@ -440,11 +469,13 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         *,
         max_bytes: int = MAX_BODY_BYTES,
         max_event: int | None = None,
+        max_rate: float | None = None,
         resolver: Resolver = resolve,
     ) -> None:
         super().__init__(verify=_tls(), trust_env=False)
         self._max_bytes = max_bytes
         self._max_event = max_event
+        self._pace = _Pace(max_rate) if max_rate else None
         self._policy = policy
         if policy is not None:  # the parent has no parameter for it
             guard = GuardedBackend2(policy, resolver)
@@ -455,7 +486,7 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         _prepare(request, self._policy)
         response = await super().handle_async_request(request)
         accept = request.headers.get("accept", "")
-        response.stream = _capped(response, accept, self._max_bytes, self._max_event)
+        response.stream = _capped(response, accept, self._max_bytes, self._max_event, self._pace)
         return response
 
 
@@ -483,8 +514,11 @@ def guarded_client2(
     timeout: httpx2.Timeout | float | None,
     max_bytes: int = MAX_BODY_BYTES,
     max_event: int | None = None,
+    max_rate: float | None = None,
     resolver: Resolver = resolve,
 ) -> httpx2.AsyncClient:
     """Return the same for MCP servers and their OAuth discovery, with headers for every request."""
-    transport = GuardedTransport2(policy, max_bytes=max_bytes, max_event=max_event, resolver=resolver)
+    transport = GuardedTransport2(
+        policy, max_bytes=max_bytes, max_event=max_event, max_rate=max_rate, resolver=resolver
+    )
     return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)

@@ -338,6 +338,12 @@ class Settings(BaseSettings):
         alias="MCP_CHAT_MAX_TOOL_BYTES",
         description="Largest definition of one tool, in bytes.",
     )
+    max_tools_bytes: int = Field(
+        2_097_152,
+        ge=256,
+        alias="MCP_CHAT_MAX_TOOLS_BYTES",
+        description="Largest definitions of all tools of one server, in bytes.",
+    )
     max_schema_depth: int = Field(
         32, ge=1, alias="MCP_CHAT_MAX_SCHEMA_DEPTH", description="Deepest nesting of a tool's schema."
     )
@@ -358,6 +364,15 @@ class Settings(BaseSettings):
         ge=1024,
         alias="MCP_CHAT_MAX_ANSWER_BYTES",
         description="Largest answer of an MCP or model server, in bytes.",
+    )
+    max_model_bytes: int = Field(
+        1_048_576,
+        ge=1024,
+        alias="MCP_CHAT_MAX_MODEL_BYTES",
+        description="Largest message of a model, in bytes.",
+    )
+    max_calls: int = Field(
+        64, ge=1, alias="MCP_CHAT_MAX_CALLS", description="Tool calls in one message of a model."
     )
     parallel_calls: int = Field(
         8, ge=1, alias="MCP_CHAT_PARALLEL_CALLS", description="Tool calls of one turn at a time."

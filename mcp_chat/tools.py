@@ -65,7 +65,7 @@ def named(
     """Return a server's tools under names that are unique and fit every provider.
 
     Args:
-        tools: As `listed` gives them.
+        tools: As `listed` keeps them.
         safe: Remote names of tools that may be called again when the outcome of a call is not known.
         trust_read_only: Whether those that the server calls read-only are among them.
     """
@@ -103,32 +103,74 @@ def _described(schema: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A tool as its server lists it, without what is not used, and the limit that it is over."""
+    """A tool as its server lists it, without what is not used, its bytes, and the limit that it is over."""
 
     tool: mcp.Tool
+    size: int
     fault: str | None
 
 
-def listed(tool: mcp.Tool, limits: ServerLimits) -> Listed:
+def listed(tools: Iterable[mcp.Tool], limits: ServerLimits, *, before: int = 0) -> list[Listed]:
+    """Return what is kept of definitions; takes a while for many.
+
+    Args:
+        before: Bytes of those that the server has listed already.
+    """
+    found: list[Listed] = []
+    for tool in tools:
+        found.append(_listed(tool, limits, before))
+        before += found[-1].size
+    return found
+
+
+def _listed(tool: mcp.Tool, limits: ServerLimits, before: int) -> Listed:
     """Return what is kept of a definition; of one over a limit little more than its name."""
     description = _seen(tool.description or tool.title or "")[:MAX_DESCRIPTION]
-    fault = _fault(tool.name, description, tool.input_schema, limits)
+    schemas = [schema for schema in (tool.input_schema, tool.output_schema) if schema is not None]
+    definition = [tool.name, description, *schemas]
+    deep = any(deeper(schema, limits.schema_depth) for schema in schemas)
+    size = weight(definition) if deep else _bytes(definition)  # what is too deep cannot be written down
+    fault = _fault(size, before + size, deep, limits)
     kept = mcp.Tool(
         name=tool.name[:_LONGEST_NAME] if fault else tool.name,
         description=description,
         input_schema={} if fault else tool.input_schema,
         annotations=mcp.ToolAnnotations(read_only_hint=_says_read_only(tool)),
     )
-    return Listed(kept, fault)
+    return Listed(kept, size, fault)
 
 
-def _fault(name: str, description: str, schema: Mapping[str, Any], limits: ServerLimits) -> str | None:
-    if deeper(schema, limits.schema_depth):  # first: what is too deep cannot be written down either
+def _fault(size: int, total: int, deep: bool, limits: ServerLimits) -> str | None:
+    if total > limits.tools_bytes:
+        most = limits.tools_bytes
+        return f"the server's definitions up to here are larger than {most} bytes; no more are read"
+    if deep:
         return f"its schema is nested more than {limits.schema_depth} levels deep"
-    definition = json.dumps([name, description, schema], ensure_ascii=False)
-    if len(definition.encode("utf-8", "surrogatepass")) > limits.tool_bytes:
+    if size > limits.tool_bytes:
         return f"its definition is larger than {limits.tool_bytes} bytes"
     return None
+
+
+def _bytes(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def weight(value: Any) -> int:
+    """Return about how many bytes a value has, exactly of a text; takes any depth."""
+    waiting, total = [value], 0
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                total += len(text.encode("utf-8", "surrogatepass"))
+            case Mapping() as inner:
+                waiting += [*inner.keys(), *inner.values()]
+                total += 1
+            case list(inner):
+                waiting += inner
+                total += 1
+            case _:
+                total += 1
+    return total
 
 
 def deeper(value: Any, limit: int) -> bool:
@@ -152,9 +194,8 @@ def _unique(alias: str, name: str, taken: set[str]) -> str:
     safe = clean = _UNSAFE.sub("_", plain)[: _MAX_NAME + 1]
     attempt = 0
     while safe in taken or len(safe) > _MAX_NAME or (not attempt and clean != plain):
-        mark = hashlib.sha256(f"{plain} {len(taken)} {attempt}".encode("utf-8", "surrogatepass")).hexdigest()[
-            :8
-        ]
+        # of the name alone: a server may list in another order when it is opened again
+        mark = hashlib.sha256(f"{plain} {attempt}".encode("utf-8", "surrogatepass")).hexdigest()[:8]
         safe = f"{clean[: _MAX_NAME - 9]}_{mark}"
         attempt += 1
     taken.add(safe)

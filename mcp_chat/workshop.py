@@ -14,6 +14,7 @@ from mcp_chat.connections import Connection
 from mcp_chat.context import Budget
 from mcp_chat.exceptions import StoreUnavailable
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.limits import ModelLimits
 from mcp_chat.metrics import Metrics
 from mcp_chat.netguard import Lookups, Resolver
 from mcp_chat.providers import Providers
@@ -52,6 +53,7 @@ class Workshop:
     turn_timeout: float
     model_timeout: float
     tool_rounds: int
+    model_limits: ModelLimits
     parallel_calls: int
     user_turns: int
     places: CapacityLimiter

@@ -82,10 +82,13 @@ FAULTS = (
     "half-an-event",
     "garbage-behind",
     "no-id",
-    "not-as-promised",
     "rate-limited",
+    "floods",
 )
 """Tools that do not answer with a result."""
+
+PROMISES = ("not-as-promised", "doubling-promise", "slow-promise")
+"""Tools with a schema of their results, which they do not keep, or nobody can check in time."""
 
 NOISY = ("twice", "asks-for-a-password", "asks-the-model", "asks-for-roots", "list-changed-1000-times")
 """Tools that say more than was asked, and then answer well."""
@@ -165,7 +168,7 @@ class HostileMCP:
         if request.method != "POST":
             return Response(status_code=405)
         asked = await request.json()
-        if "id" not in asked:
+        if not {"id", "method"} <= asked.keys():
             return Response(status_code=202)
         if asked["method"] == "tools/call":
             return await _called(asked)
@@ -299,6 +302,13 @@ async def _noisy(name: str, asked: dict[str, Any]) -> AsyncIterator[bytes]:
         yield _event(id=asked["id"], result=_text("the second"))
 
 
+async def _flood(asked: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Many thousands of small requests, and at their end the answer."""
+    for begin in range(0, 20_000, 500):
+        yield b"".join(_event(id=f"ping-{n}", method="ping") for n in range(begin, begin + 500))
+    yield _event(id=asked["id"], result=RESULTS["good"])
+
+
 async def _progressing(asked: dict[str, Any]) -> AsyncIterator[bytes]:
     token = asked["params"].get("_meta", {}).get("progressToken")
     number = 0
@@ -336,13 +346,8 @@ def _answered(manner: str, asked: dict[str, Any]) -> Any:  # noqa: PLR0912 - one
         return ValueError("unknown method")
     match manner:
         case "calls":
-            promised = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-            return {
-                "tools": [
-                    *(_tool(name) for name in (*RESULTS, *FAULTS, *NOISY) if name != "not-as-promised"),
-                    _tool("not-as-promised", outputSchema=promised),
-                ]
-            }
+            plain = map(_tool, (*RESULTS, *FAULTS, *NOISY))
+            return {"tools": [*plain, *(_tool(n, outputSchema=s) for n, s in promises().items())]}
         case "modern":
             forged = {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "X\r\nY"}}}
             asking = ("good", "input-required", "unknown-result-type", *NOISY)
@@ -399,6 +404,17 @@ def _nested(levels: int) -> dict[str, Any]:
     return schema
 
 
+def promises() -> dict[str, Any]:
+    """Schemas of results, by the names of their tools."""
+    number = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    levels = {
+        str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}, {"$ref": f"#/$defs/{n + 1}"}]} for n in range(17)
+    }
+    doubling = {"type": "object", "$ref": "#/$defs/0", "$defs": levels | {"17": {"type": "object"}}}
+    slow = {"type": "object", "properties": {"n": {"type": "string", "pattern": "^(a+)+$"}}}
+    return dict(zip(PROMISES, (number, doubling, slow), strict=True))
+
+
 UNSEEN = "Adds.\U000e0049\U000e0047\u202e\u2066\u200b\x07 Nothing else."
 UNSEEN_SCHEMA = {
     "type": "object",
@@ -446,8 +462,10 @@ async def _called(asked: dict[str, Any]) -> Response:
             return Response(bytes(answer.body) + b"}} garbage", media_type="application/json")
         case "no-id":
             return Response(json.dumps({"jsonrpc": "2.0", "result": RESULTS["good"]}))
-        case "not-as-promised":
-            return _answer(asked, _text("x", structuredContent={"n": "five"}))
+        case _ if name in PROMISES:
+            return _answer(asked, _text("x", structuredContent={"n": "a" * 30 + "!"}))
+        case "floods":
+            return StreamingResponse(_flood(asked), media_type="text/event-stream")
         case "raises":
             return _answer(asked, ValueError("the tool's own words"))
         case "unauthorized" | "teapot":

@@ -42,6 +42,7 @@ from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
 from mcp_chat.feed import Feed, Gap
 from mcp_chat.heart import LoopHeart
 from mcp_chat.history import ChatHistoryManager
+from mcp_chat.limits import ModelLimits
 from mcp_chat.message import UNREADABLE, Message, ToolCall, Usage
 from mcp_chat.metrics import Metrics
 from mcp_chat.ownership import Ownership
@@ -497,6 +498,7 @@ class Process:
             turn_timeout=60,
             model_timeout=30,
             tool_rounds=8,
+            model_limits=ModelLimits(),
             parallel_calls=8,
             user_turns=4,
             places=anyio.CapacityLimiter(self.world.turns),

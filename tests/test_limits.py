@@ -25,7 +25,7 @@ from mcp_chat.login import metered
 from mcp_chat.settings import Settings
 from mcp_chat.worker import Protocol
 from tests.conftest import on_one_stage
-from tests.faults import Stage, fit, refused, usable, well_formed
+from tests.faults import Stage, ended_in_error, fit, refused, usable, well_formed
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
@@ -34,9 +34,10 @@ from tests.running import running, wait_until
 from tests.sized_mcp import SizedMCP, nested, tool
 
 BODY, MESSAGE, SERVERS, SESSIONS, QUEUE, ROUNDS, PARALLEL = 4000, 100, 2, 4, 2, 2, 3
-TOOLS, DEFINITION, DEPTH = 5, 2000, 6
+TOOLS, DEFINITION, DEFINITIONS, DEPTH = 5, 2000, 6000, 6
 RESULT, EVENT, ANSWER = 5000, 8000, 20_000
 TURN = 3
+SAID, CALLS = 3000, 12
 
 stage, model, alice = on_one_stage(
     requests_per_minute=0,
@@ -47,6 +48,7 @@ stage, model, alice = on_one_stage(
     max_sessions=SESSIONS,
     max_tools=TOOLS,
     max_tool_bytes=DEFINITION,
+    max_tools_bytes=DEFINITIONS,
     max_schema_depth=DEPTH,
     max_result_bytes=RESULT,
     max_event_bytes=EVENT,
@@ -54,6 +56,8 @@ stage, model, alice = on_one_stage(
     queue_length=QUEUE,
     tool_rounds=ROUNDS,
     parallel_calls=PARALLEL,
+    max_model_bytes=SAID,
+    max_calls=CALLS,
     tool_timeout=1,
     turn_timeout=TURN,
     connect_timeout=5,
@@ -369,6 +373,38 @@ def test_a_tool_whose_schema_is_too_deep_is_left_out_and_said_so(
     usable(alice, model)
 
 
+@pytest.mark.parametrize("kind", ["inputSchema", "outputSchema"])
+def test_a_tools_schemas_count_both(alice: Person, server: SizedMCP, server_url: str, kind: str) -> None:
+    large = {"type": "object", "title": "x" * DEFINITION}
+    server.tools = [tool("good"), tool("large", **{kind: large}), tool("deep", **{kind: nested(DEPTH + 1)})]
+    connected = linked(alice, f"{server_url}/json")
+    assert connected["tools"] == ["s__good"]
+    assert connected["left_out"] == {
+        "s__large": f"its definition is larger than {DEFINITION} bytes",
+        "s__deep": f"its schema is nested more than {DEPTH} levels deep",
+    }
+
+
+@pytest.mark.parametrize("page", [1000, 1])
+def test_the_definitions_of_a_server_may_be_so_large_together(
+    alice: Person, model: ModelServer, server: SizedMCP, server_url: str, page: int
+) -> None:
+    frame = len(json.dumps(["t0", "", {"type": "object", "title": ""}]))
+    sizes = (DEFINITION, DEFINITION, DEFINITION - 100, 101, 100)
+    server.page = page
+    server.tools = [
+        tool(f"t{n}", inputSchema={"type": "object", "title": "x" * (size - frame)})
+        for n, size in enumerate(sizes)
+    ]
+    connected = linked(alice, f"{server_url}/json")
+    assert connected["tools"] == ["s__t0", "s__t1", "s__t2"]
+    why = f"the server's definitions up to here are larger than {DEFINITIONS} bytes; no more are read"
+    assert connected["left_out"] == {f"s__t{n}": why for n in ((3, 4) if page > 1 else (3,))}
+    server.tools[3:] = [tool("t3", inputSchema={"type": "object", "title": "x" * (100 - frame)})]
+    assert linked(alice, f"{server_url}/json")["tool_count"] == 4, "at the limit all is well"
+    usable(alice, model)
+
+
 def test_who_connects_to_good_tools_hears_of_none_left_out(alice: Person, server_url: str) -> None:
     assert "left_out" not in linked(alice, f"{server_url}/json")
 
@@ -425,6 +461,53 @@ def test_a_turn_may_have_so_many_rounds_of_tool_calls(
     assert alice.say("go")["response"] == "done"
     model.will(*[ask] * (ROUNDS + 1), Reply(text="done"))
     assert "again and again" in over(alice.post("chat", message="go"), 503, "model_failed")
+    usable(alice, model)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_message_of_a_model_may_have_so_many_calls(
+    alice: Person, model: ModelServer, server_url: str, streamed: bool
+) -> None:
+    linked(alice, f"{server_url}/json")
+    calls: list[tuple[str, Any]] = [("s__size", {})] * (CALLS + 1)
+    ids: list[str | None] = [f"c{n}" for n in range(CALLS + 1)]
+    model.will(*[Reply(calls=calls[:-1], call_ids=ids[:-1])] * 2, Reply(text="done"))
+    assert alice.say("go")["response"] == "done", "each message is counted by itself"
+    before = len(alice.history())
+    model.will(Reply(calls=calls, call_ids=ids), Reply(text="done"))
+    if streamed:
+        told = ended_in_error(alice.stream("go"))["error"]
+    else:
+        told = over(alice.post("chat", message="go"), 503, "model_failed")
+    assert f"more than {CALLS} tool calls at once, and none was made" in told
+    assert [message["role"] for message in alice.history()[before:]] == ["user"]
+    usable(alice, model)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_message_of_a_model_may_be_so_large(alice: Person, model: ModelServer, streamed: bool) -> None:
+    alice.connect()
+    model.will(Reply(text="é" * (SAID // 2)))
+    assert alice.say("go")["response"] == "é" * (SAID // 2)
+    model.will(Reply(text="12345678 " * (SAID // 9 + 1)))
+    if streamed:
+        told = ended_in_error(alice.stream("go"))["error"]
+    else:
+        told = over(alice.post("chat", message="go"), 503, "answer_too_large")
+    assert "The model's answer is too large. Ask for less at once." in told
+    kept = alice.history()[-1]
+    assert kept["metadata"] == {"interrupted": True}
+    assert SAID - 20 < len(kept["content"]) <= SAID
+    usable(alice, model)
+
+
+def test_the_arguments_of_a_model_count_as_what_it_says(
+    alice: Person, model: ModelServer, server_url: str
+) -> None:
+    linked(alice, f"{server_url}/json")
+    assert called(alice, model, size=1, more="x" * (SAID - 100))["output"] == "x"
+    model.will(Reply(calls=[("s__size", {"more": "x" * SAID})]), Reply(text="done"))
+    over(alice.post("chat", message="go"), 503, "answer_too_large")
     usable(alice, model)
 
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import mcp_types as mcp
 import pytest
 from mcp import Client
 from mcp.server import MCPServer
@@ -19,9 +20,9 @@ from mcp_chat.connections import Connection
 from mcp_chat.demo.server import build_app
 from mcp_chat.limits import ServerLimits
 from mcp_chat.netguard import GuardedBackend2
-from mcp_chat.tools import MAX_RESULT
+from mcp_chat.tools import MAX_RESULT, named
 from tests.faults import Stage, fit, refused, staged, usable, well_formed, within
-from tests.hostile_mcp import BAD_SCHEMAS, FAULTS, NOISY, ODD_SCHEMAS, HostileMCP, odd_names
+from tests.hostile_mcp import BAD_SCHEMAS, FAULTS, NOISY, ODD_SCHEMAS, PROMISES, HostileMCP, odd_names
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running, wait_until
@@ -247,6 +248,15 @@ def test_odd_names_become_names_that_providers_take_and_still_reach_their_tools(
     assert offered == tools
 
 
+def test_a_tool_has_the_same_name_in_whatever_order_its_server_lists() -> None:
+    tools = [
+        mcp.Tool(name=name, input_schema={}) for name in ("a b", "é", "x" * 200, "a.b", "a b c", "plain")
+    ]
+    first, second = ({t.remote_name: t.name for t in named("s", each)} for each in (tools, tools[::-1]))
+    assert first == second
+    assert len(set(first.values())) == len(tools)
+
+
 def test_odd_schemas_do_not_keep_the_other_tools_from_working(
     alice: Person, model: ModelServer, hostile: str
 ) -> None:
@@ -430,7 +440,7 @@ def test_a_tool_that_fails_is_no_failure_of_the_turn_when_streamed(
 @pytest.mark.parametrize(
     "tool",
     [
-        *(fault for fault in FAULTS if fault != "raises"),
+        *(fault for fault in FAULTS if fault not in ("raises", "floods")),
         "large",
         "unknown-content",
         "no-content",
@@ -454,6 +464,24 @@ def test_a_call_without_a_result_is_told_to_the_model(caller: Person, model: Mod
 def test_where_a_call_was_redirected_to_is_not_told(caller: Person, model: ModelServer, tool: str) -> None:
     told = "The server sent the call to another address, which is not followed."
     assert call(caller, model, f"h__{tool}")["error"] == told
+
+
+@pytest.mark.parametrize("tool", PROMISES)
+def test_no_result_is_checked_by_the_schema_that_its_server_gives(
+    caller: Person, model: ModelServer, tool: str
+) -> None:
+    with within(LIMIT):
+        assert call(caller, model, f"h__{tool}")["output"] == "x"
+
+
+def test_a_server_that_floods_a_call_with_requests_is_read_slowly(
+    caller: Person, model: ModelServer, servers: HostileMCP
+) -> None:
+    before = len(servers.requests)
+    assert "did not answer within" in call(caller, model, "h__floods")["error"]
+    asked = len(servers.requests) - before
+    assert asked < 3_000, "of 20,000, each of which is answered"
+    assert call(caller, model, "h__good")["output"] == "good"
 
 
 def test_good_calls_beside_a_hanging_one_are_not_lost(caller: Person, model: ModelServer) -> None:
