@@ -192,8 +192,8 @@ GUARDS = (
     Guard(
         item="R16",
         file="mcp_chat/api/identity.py",
-        old="            await _prove_again(request, identity, principal)\n",
-        new="            pass\n",
+        old="proven = asked if await _is_proven(request, identity, principal) else proven",
+        new="proven = asked",
         test="tests/test_login.py::test_an_open_stream_ends_when_the_login_is_revoked",
     ),
     Guard(
@@ -237,8 +237,8 @@ GUARDS = (
     Guard(
         item="R19",
         file="mcp_chat/login/token.py",
-        old="        raise NotAuthenticated(INVALID) from None\n",
-        new='        raise NotAuthenticated(f"{INVALID}: {token}") from None\n',
+        old="TypeError, ValueError):\n        raise NotAuthenticated(INVALID) from None\n",
+        new='TypeError, ValueError):\n        raise NotAuthenticated(f"{INVALID}: {token}") from None\n',
         test="tests/test_forgery.py::test_no_byte_of_a_token_is_logged_or_becomes_a_key",
     ),
     Guard(
@@ -306,8 +306,8 @@ GUARDS = (
     Guard(
         item="R25",
         file="mcp_chat/login/token.py",
-        old='"verify_aud": bool(self._audience)}',
-        new='"verify_aud": bool(self._audience), "verify_signature": False}',
+        old='"verify_aud": bool(self._audience),\n',
+        new='"verify_aud": bool(self._audience), "verify_signature": False,\n',
         test="tests/test_identity.py::test_a_token_that_does_not_hold_is_refused",
     ),
     Guard(
@@ -342,8 +342,8 @@ GUARDS = (
     Guard(
         item="R32",
         file="mcp_chat/servers.py",
-        old=" or server.url is None or origin_of(server.url) not in origins:\n",
-        new=" or server.url is None:\n",
+        old="    if not token or server.auth_token or not _is_at(server, origins):\n",
+        new="    if not token or server.auth_token:\n",
         test="tests/test_credentials.py::test_a_login_token_is_not_sent_to_a_server_that_a_user_names",
     ),
 )
