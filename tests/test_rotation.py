@@ -547,7 +547,8 @@ def entries(first: int, last: int) -> list[Entry]:
 async def test_a_long_log_is_renewed_in_steps_while_it_grows_and_is_cut(
     valkey: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, steps = Scripts.run, []
+    run = Scripts.run
+    steps: list[int] = []
 
     async def noted(self: Scripts, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         if name == "swap_stream":
@@ -616,7 +617,7 @@ async def test_the_words_of_a_long_message_are_sealed_beside_the_loop(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int] = []
-    original = rows.index
+    original: Callable[[str], str] = vars(rows)["index"]
 
     def noted(text: str) -> str:
         threads.append(threading.get_ident())

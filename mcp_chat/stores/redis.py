@@ -209,9 +209,7 @@ class RedisInbox:
             try:
                 text = self._cipher.open(fields["c"], user=user, field=IN_INBOX)
                 waiting.append(Waiting(place=place, command=COMMAND.validate_json(text)))
-            except (
-                Unreadable
-            ):  # for who has the key, but not for ever: there is only so much room
+            except Unreadable:  # for who has the key, but not for ever: there is only so much room
                 if _age(place) > DAY:
                     await self._drop(user, place)
                 elif (user, place) not in self._told:  # it is read again each second
