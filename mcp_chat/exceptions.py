@@ -26,6 +26,7 @@ ChatError                      code, retryable; str() is safe to show to the use
 │   └── AnswerTooLong          it answered without end
 ├── StoreUnavailable           Redis or the database did not answer
 │   ├── Forgotten              Redis has lost what it held (stores, writer)
+│   ├── KeyMissing             what is there is sealed, and no key at hand opens it (stores)
 │   └── WrongSchema            the database was not brought up to date
 ├── Draining                   this worker is about to stop
 ├── Interrupted                the worker that ran the turn has stopped
@@ -192,6 +193,10 @@ class StoreUnavailable(ChatError):
 
 class Forgotten(StoreUnavailable):
     """The chat's storage has lost its data. Please try again in a moment."""
+
+
+class KeyMissing(StoreUnavailable):
+    """This conversation is encrypted, and its key is missing on the server. Please tell its operator."""
 
 
 class WrongSchema(StoreUnavailable):

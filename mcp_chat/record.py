@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from mcp_chat.deed import Deed
-from mcp_chat.exceptions import StoreUnavailable
+from mcp_chat.exceptions import KeyMissing, StoreUnavailable
 from mcp_chat.message import Message, Usage
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Archive, Kept, Window
@@ -179,6 +179,13 @@ class Record:
             return await self._archive.session(user, session_id) is not None
         return await self._window.read(user, session_id) is not None
 
+    async def _is_near(self, user: str, session_id: str | None) -> bool:
+        """Tell whether there is a window; one that cannot be opened can be deleted all the same."""
+        try:
+            return await self._window.read(user, session_id) is not None
+        except KeyMissing:
+            return True
+
     async def clear(self, user: str, session_id: str | None, *, epoch: int | None) -> None:
         """Drop the window; the archive keeps the session as an earlier conversation.
 
@@ -209,7 +216,7 @@ class Record:
         Raises:
             Fenced: Another worker owns the user.
         """
-        existed = await self._window.read(user, session_id) is not None
+        existed = await self._is_near(user, session_id)
         if self._archive:
             existed |= await self._archive.delete_session(user, session_id or DEFAULT, epoch=epoch)
         await self._window.clear(user, session_id, epoch=epoch)

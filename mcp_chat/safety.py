@@ -74,10 +74,13 @@ def keys_at_hand(settings: Settings) -> list[bytes]:
     """Return the keys for an operator's command: those that are set, or that demo mode has made.
 
     Raises:
-        SettingsError: They cannot be read.
+        SettingsError: They cannot be read, or nobody made the newest one by chance.
     """
     keys, made = encryption_keys(settings), settings.data_dir.expanduser() / "encryption.key"
-    return keys_in(made) if not keys and settings.auth == "demo" and made.is_file() else keys
+    if not keys and settings.auth == "demo" and made.is_file():
+        keys = keys_in(made)
+    check_strength(keys[:1])  # the others only open: it must be possible to rotate away from a weak one
+    return keys
 
 
 def _check_demo(settings: Settings) -> None:

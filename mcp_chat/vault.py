@@ -184,10 +184,14 @@ def _text(raw: bytes) -> str:
 
 
 def _bytes(text: str) -> bytes:
+    """Return what a text stands for, and refuse any other spelling of it: the decoder passes over a lot."""
     try:
-        return base64.urlsafe_b64decode(text)
+        raw = base64.urlsafe_b64decode(text)
     except ValueError as error:
         raise Unreadable from error
+    if _text(raw) != text:
+        raise Unreadable
+    return raw
 
 
 def _apart(sealed: bytes) -> tuple[str, bytes]:

@@ -182,14 +182,45 @@ def test_another_key_hides_chat_texts_and_nothing_else(at: Open, bug: Bug, name:
         session = person.connect()["session_id"]
         person.say("lost", session_id=session)
     bug.redis.flushall()
-    other = base64.b64encode(bytes(range(50, 82))).decode()
-    with at(name, encrypt_history=True, encryption_key=other) as person:
+    with at(name, encrypt_history=True, encryption_key=OTHER) as person:
         assert [each["name"] for each in person.get("sessions").json()["sessions"]] == [""]
         assert person.http.get(f"/llmchat/sessions/{session}/messages").json()["messages"] == []
         assert "connect" in refused(person.post("chat", message="hello"), 400)
         person.connect()
         assert person.say("new", session_id=session)["response"]
         assert person.history(f"?session_id={session}")[0]["content"] == "new"
+
+
+OTHER = base64.b64encode(bytes(range(50, 82))).decode()
+
+
+@pytest.mark.parametrize("keep", [{}, {"database_url": ""}], ids=["database", "none"])
+def test_a_worker_that_lacks_the_key_destroys_nothing(
+    at: Open, bug: Bug, model: ModelServer, name: str, keep: dict[str, Any]
+) -> None:
+    def sealing(key: str) -> Any:
+        return at(name, encrypt_history=True, encryption_key=key, **keep)
+
+    with sealing(KEY) as person:
+        body = {"session_id": person.connect()["session_id"]}
+        person.say("first", **body)
+        if not keep:
+            path = f"/llmchat/sessions/{body['session_id']}"
+            assert person.http.patch(path, json={"context": {"a": "b"}}).is_success
+    with sealing(OTHER) as person:
+        if keep:
+            answer = person.get(f"history/{{me}}?session_id={body['session_id']}")
+            assert "key is missing" in refused(answer, 503)
+        else:
+            assert "key is missing" in refused(person.http.patch(path, json={"context": {"c": 1}}), 503)
+            assert person.http.patch(path, json={"name": "renamed"}).is_success
+            assert person.get("sessions").json()["sessions"]
+    with sealing(f"{OTHER},{KEY}") as person:
+        told = [each["content"] for each in person.history(f"?session_id={body['session_id']}")]
+        assert told[0] == "first"
+        if not keep:
+            assert person.http.get(path).json()["context"]["a"] == "b"
+    assert not bug.redis.keys("chat:aside:*")
 
 
 def test_an_operator_reads_sealed_conversations_with_the_key(

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from io import StringIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 from redis import Redis
+from structlog.testing import capture_logs
 
 from mcp_chat import cli
 from mcp_chat.app import create_app
@@ -24,16 +25,20 @@ from mcp_chat.commands import Command, Connect, Send
 from mcp_chat.config import CONFIG, ModelConfig, UserConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.embedded import DataDir, EmbeddedValkey
-from mcp_chat.events import Entry, TextDelta
-from mcp_chat.message import Message
+from mcp_chat.events import Entry, Failed, TextDelta
+from mcp_chat.exceptions import KeyMissing
+from mcp_chat.message import Message, Usage
+from mcp_chat.record import Record
 from mcp_chat.settings import Settings
+from mcp_chat.stores import rows
 from mcp_chat.stores.base import START, Addition
 from mcp_chat.stores.cipher import PLAIN, Cipher, Sealing
 from mcp_chat.stores.database import migrate
 from mcp_chat.stores.redis import RedisStore, open_redis, owner_key
 from mcp_chat.stores.redis_sweep import RedisSweep
 from mcp_chat.stores.renewal import Renewal, Tally
-from mcp_chat.stores.sql import open_sql
+from mcp_chat.stores.scripts import Scripts
+from mcp_chat.stores.sql import SQLArchive, open_sql
 from mcp_chat.stores.sql_sweep import open_sweep
 from mcp_chat.upload import Upload
 from mcp_chat.vault import Vault
@@ -401,3 +406,227 @@ async def test_a_copy_under_a_key_that_is_gone_hides_no_record_and_one_that_is_w
         copy = await store.configs.get("ann")
         assert copy is not None
         assert CONFIG.validate_json(NEW.open(copy, user="ann", field="config")).model.model == "copy"
+
+
+# A worker that lacks a key
+
+
+@pytest.fixture
+async def both_ways(database: str) -> AsyncIterator[tuple[SQLArchive, SQLArchive]]:
+    """The archive of a worker with the key, and that of one without."""
+    async with open_sql(database, Sealing(OLD)) as with_key, open_sql(database, Sealing(NEW)) as without:
+        yield with_key, without
+
+
+Two = tuple[SQLArchive, SQLArchive]
+
+
+@pytest.mark.anyio
+async def test_a_command_that_only_a_key_is_missing_for_waits_for_it_for_a_day(
+    both_ways: Two, tmp_path: Path
+) -> None:
+    archive, without = both_ways
+    command = Send(id="c", session_id="s", text="hello")
+    await archive.accept("ann", command)
+    assert await without.open_commands("ann") == []
+    found = await without.accepted("ann", "c")
+    assert found is not None
+    assert (found.command, found.outcome) == (None, None)
+    with pytest.raises(KeyMissing, match="key is missing"):
+        await without.accept("ann", command)
+    assert await archive.open_commands("ann") == [command]
+    with sqlite3.connect(tmp_path / "chat.db", timeout=10) as connection:
+        connection.execute("UPDATE chat_command SET created_at = '2026-01-01 00:00:00.000000'")
+    assert await archive.open_commands("ann") == [command]
+    assert await without.open_commands("ann") == []
+    found = await archive.accepted("ann", "c")
+    assert found is not None
+    assert isinstance(found.outcome, Failed)
+
+
+@pytest.mark.anyio
+async def test_a_context_that_only_a_key_is_missing_for_is_not_written_over(both_ways: Two) -> None:
+    archive, without = both_ways
+    await archive.add(Addition(user="ann", session_id="s", messages=tuple(SAID), epoch=1))
+    await archive.change_session("ann", "s", context={"a": "b"})
+    with pytest.raises(KeyMissing):
+        await without.change_session("ann", "s", name="lost", context={"c": 1})
+    renamed = await without.change_session("ann", "s", name="named", context={})
+    assert renamed is not None
+    spent = Usage(input_tokens=3, output_tokens=4)
+    assert not await without.keep_summary("ann", "s", {"text": "new"}, spent, epoch=1)
+    session = await archive.session("ann", "s")
+    assert session is not None
+    assert (session.context, session.token_usage) == ({"a": "b"}, spent)
+    assert await archive.keep_summary("ann", "s", {"text": "new"}, spent, epoch=1)
+
+
+@pytest.mark.anyio
+async def test_a_command_in_the_inbox_that_only_a_key_is_missing_for_waits_for_it_for_a_day(
+    valkey: str,
+) -> None:
+    async with store_with(valkey, Sealing(OLD)) as store, store_with(valkey, Sealing(NEW)) as without:
+        long_ago = Sealing(OLD).seal("x", user="ann", field="inbox")
+        await store.redis.xadd("chat:inbox:{ann}", {"c": long_ago}, id="7-1")
+        command = Send(id="c", session_id="s", text="hello")
+        await store.inbox.put("ann", command, limit=9)
+        await without.inbox.put("ann", Send(id="d", session_id="s", text="mine"), limit=9)
+        with capture_logs() as logged:
+            for _ in range(2):
+                assert [each.command.id for each in await without.inbox.read("ann", START)] == ["d"]
+        assert [each["event"] for each in logged] == ["command.unknown", "command.unreadable"]
+        assert [each.command for each in await store.inbox.read("ann", START)] == [command]
+
+
+@pytest.mark.anyio
+async def test_a_window_that_only_a_key_is_missing_for_stays_and_is_not_appended_to(valkey: str) -> None:
+    async with store_with(valkey, Sealing(OLD)) as store, store_with(valkey, Sealing(NEW)) as without:
+        await store.window.append("ann", "s", SAID, epoch=1, create=True)
+        record = Record(without.window, None)
+        for refused in (
+            lambda: record.messages("ann", "s", limit=9),
+            lambda: record.recent("ann", "s", epoch=1),
+            lambda: record.add("ann", "s", SAID, epoch=1),
+        ):
+            with pytest.raises(KeyMissing):
+                await refused()
+        assert await store.window.read("ann", "s") == SAID
+        assert not await store.redis.exists("chat:aside:{ann}")
+        assert await record.delete("ann", "s", epoch=1)
+        assert await store.window.read("ann", "s") is None
+
+
+@pytest.mark.anyio
+async def test_with_an_archive_a_window_that_a_key_is_missing_for_is_filled_anew(
+    valkey: str, database: str
+) -> None:
+    async with (
+        store_with(valkey, Sealing(OLD)) as store,
+        store_with(valkey, Sealing(NEW)) as without,
+        open_sql(database, Sealing(BOTH)) as archive,
+    ):
+        await archive.add(Addition(user="ann", session_id="s", messages=tuple(SAID), epoch=1))
+        await store.window.append("ann", "s", SAID[:1], epoch=1, create=True)
+        assert await Record(without.window, archive).recent("ann", "s", epoch=1) == SAID
+        assert await without.window.read("ann", "s") == SAID
+
+
+# What a sweep meets
+
+
+@pytest.mark.anyio
+async def test_what_was_put_aside_is_renewed_too_and_a_key_of_a_wrong_type_stops_nothing(valkey: str) -> None:
+    text = Sealing(OLD).seal("said", user="ann", field="window")
+    with Redis.from_url(valkey, decode_responses=True) as redis:
+        redis.rpush("chat:aside:{ann}", text, b"\xff")
+        redis.set("chat:aside:{ann}:key", text)
+        redis.hset("chat:aside:{bob}:key", "a", "b")
+        redis.rpush("user:config:{ann}", "a")
+        redis.set("chat:events:{ann}", "a")
+        redis.xadd("chat:inbox:{ann}", {"a": "b", "c": "d"})
+        redis.set("chat:history:{ann}", "a")
+        redis.set("user:config:{eve}", b"\xff")
+        redis.set("user:config:{bob}", sealed(OLD, "bob"))
+        async with open_redis(valkey) as store:
+            sweep = RedisSweep(store.redis, Renewal(BOTH, seals=False))
+            assert (await sweep.key_ids())[OLD.newest] == 3
+            assert await sweep.renew() == Tally(renewed=3, unreadable=7)
+            assert await sweep.renew() == Tally(unreadable=7)
+            assert (await sweep.key_ids())[OLD.newest] == 0
+        assert redis.type("chat:aside:{bob}:key") == "hash"
+
+
+def entries(first: int, last: int) -> list[Entry]:
+    """Events of a user's, the first and the last of these numbers included."""
+    return [
+        Entry(id=f"7-{n}", command_id="c", event=TextDelta(text=f"text {n}")) for n in range(first, last + 1)
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_long_log_is_renewed_in_steps_while_it_grows_and_is_cut(
+    valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Scripts.run
+    steps: list[int] = []
+
+    async def noted(self: Scripts, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        if name == "swap_stream":
+            with Redis.from_url(valkey) as redis:
+                redis.xtrim("chat:events:{ann}", minid="7-11", approximate=False)
+            await store.log.append("ann", 7, entries(1001, 1003))
+        if name.startswith(("copy", "swap")):
+            steps.append(len(args))
+        return await run(self, name, keys, args)
+
+    with Redis.from_url(valkey) as redis:
+        redis.hset(owner_key("ann"), mapping={"worker": "w", "epoch": 7})
+    async with store_with(valkey, Sealing(OLD)) as store, store_with(valkey, Sealing(NEW)) as new:
+        await store.log.append("ann", 7, entries(1, 1000))
+        monkeypatch.setattr(Scripts, "run", noted)
+        sweep = RedisSweep(store.redis, Renewal(BOTH, seals=True))
+        assert await sweep.renew() == Tally(renewed=1000)
+        assert max(steps) < 1000
+        assert await new.log.read("ann", START, limit=2000) == entries(11, 1000)
+        assert await sweep.renew() == Tally(renewed=3)
+        assert await new.log.read("ann", START, limit=2000) == entries(11, 1003)
+        assert not await store.redis.keys("chat:renewed:*")
+
+
+@pytest.mark.anyio
+async def test_a_log_that_has_lost_entries_meanwhile_is_left_as_it_is(
+    valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Scripts.run
+
+    async def meddled(self: Scripts, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        if name == "swap_stream":
+            await store.log.erase("ann", entries(2, 2), [], epoch=7)
+        return await run(self, name, keys, args)
+
+    with Redis.from_url(valkey) as redis:
+        redis.hset(owner_key("ann"), mapping={"worker": "w", "epoch": 7})
+    async with store_with(valkey, Sealing(OLD)) as store:
+        await store.log.append("ann", 7, entries(1, 3))
+        monkeypatch.setattr(Scripts, "run", meddled)
+        assert await RedisSweep(store.redis, Renewal(BOTH, seals=True)).renew() == Tally(missed=3)
+        assert await store.log.read("ann", START) == [*entries(1, 1), *entries(3, 3)]
+        assert not await store.redis.keys("chat:renewed:*")
+
+
+def test_a_count_waits_for_nobody_who_writes(keys: Keys, database: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "chat.db") as writing:
+        writing.execute("BEGIN IMMEDIATE")
+        code, text = keys("status", DATABASE_URL=database)
+        assert (code, counted(text)[OLD.newest]) == (0, 0)
+
+
+def test_nothing_is_brought_under_a_key_that_nobody_made_by_chance(
+    keys: Keys, capsys: Any, database: str
+) -> None:
+    zeros = base64.b64encode(bytes(32)).decode()
+    code, _ = keys("rotate", DATABASE_URL=database, MCP_CHAT_ENCRYPTION_KEY=f"{zeros},{OLD_TEXT}")
+    assert code == 2
+    assert "must be made by chance" in capsys.readouterr().err
+    away = f"{NEW_TEXT},{zeros}"  # away from it is possible
+    assert keys("rotate", DATABASE_URL=database, MCP_CHAT_ENCRYPTION_KEY=away)[0] == 0
+
+
+@pytest.mark.anyio
+async def test_the_words_of_a_long_message_are_sealed_beside_the_loop(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    original: Callable[[str], str] = vars(rows)["index"]
+
+    def noted(text: str) -> str:
+        threads.append(threading.get_ident())
+        return original(text)
+
+    monkeypatch.setattr(rows, "index", noted)
+    long = Message(role="user", content=" ".join(f"w{n}" for n in range(1000)))
+    for cipher in (PLAIN, Sealing(OLD, on=False), Sealing(OLD)):
+        async with open_sql(database, cipher) as archive:
+            await archive.add(Addition(user="ann", session_id="s", messages=(long,)))
+    here = threading.get_ident()
+    assert [thread == here for thread in threads] == [True, True, False]

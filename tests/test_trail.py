@@ -22,6 +22,7 @@ from mcp_chat.config import ModelConfig, ServerConfig, UserConfig
 from mcp_chat.deed import Deed, places_of
 from mcp_chat.exceptions import Fenced
 from mcp_chat.message import Message, now
+from mcp_chat.stores import database
 from mcp_chat.stores.base import Addition, Archive
 from mcp_chat.stores.database import migrate
 from mcp_chat.stores.sql import SQLArchive, open_sql
@@ -29,10 +30,10 @@ from mcp_chat.urls import origin_of
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import wait_until
-from tests.test_archive import archive, fresh_postgresql, postgresql, url
+from tests.test_archive import archive, empty_url, fresh_postgresql, postgresql, transactions, url
 from tests.test_identity import JWT, token
 
-__all__ = ["archive", "fresh_postgresql", "postgresql", "url"]
+__all__ = ["archive", "empty_url", "fresh_postgresql", "postgresql", "url"]
 
 MARKERS = ("MARKTOKEN", "MARKPATH", "MARKQUERY", "MARKTEXT", "MARKARG", "MARKANSWER", "MARKKEY", "MARKTOOL")
 
@@ -481,6 +482,21 @@ async def test_a_deed_is_written_with_the_message_that_is_its_result_or_not_at_a
     assert [each.deed for each in await archive.deeds(name, limit=10)] == [FULL]
     assert await archive.delete_session(name, "s", epoch=5)
     assert [each.deed for each in await archive.deeds(name, limit=10)] == [FULL]
+
+
+@pytest.mark.anyio
+async def test_many_old_deeds_are_dropped_a_few_at_a_time(
+    empty_url: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "DROPPED", 4)
+    migrate(empty_url)
+    async with open_sql(empty_url, audit_days=30) as opened:
+        long_ago = now() - timedelta(days=31)
+        await opened.note(name, [Deed(action="call", id=f"{n}", at=long_ago) for n in range(10)])
+        commits = transactions(opened)
+        await opened._drop_old_deeds()
+        assert len(commits) == 3
+        assert await opened.deeds(name, limit=10) == []
 
 
 @pytest.mark.anyio

@@ -181,6 +181,25 @@ def test_a_content_is_sealed_and_renewed_like_a_text() -> None:
             both.open_bytes(sealed, user=user, field=field)
 
 
+def test_another_spelling_of_the_same_bytes_is_refused() -> None:
+    vault = Vault([KEY])
+    sealed = vault.seal("123", user="ann", field="config")  # a body that ends with unused bits
+    assert sealed.endswith("=")
+    body = sealed.rstrip("=")
+    after = chr(ord(body[-1]) + 1)
+    head, _, tail = sealed.rpartition(".")
+    for other in (
+        f"{sealed}\n",
+        f"{sealed}=",
+        f"{head}.\n{tail}",
+        f"{head}\n.{tail}",
+        f"{body[:-1]}{after}{sealed[len(body) :]}",
+    ):
+        with pytest.raises(Unreadable):
+            vault.open(other, user="ann", field="config")
+    assert vault.open(sealed, user="ann", field="config") == "123"
+
+
 @pytest.mark.parametrize("user", ["bob", "", "annkey", "an"])
 def test_nothing_is_renewed_for_somebody_else(user: str) -> None:
     sealed = Vault([KEY]).seal("secret", user="ann", field="config")

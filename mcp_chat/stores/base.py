@@ -133,7 +133,7 @@ class Inbox(Protocol):
         ...
 
     async def read(self, user: str, after: str) -> list[Waiting]:
-        """Return the commands behind a place, in order."""
+        """Return the commands behind a place, in order; those that are sealed and do not open stay there."""
         ...
 
     async def seen(self, user: str, command_id: str) -> str | None:
@@ -208,7 +208,11 @@ class Window(Protocol):
     """
 
     async def read(self, user: str, session_id: str | None) -> list[Message] | None:
-        """Return the messages in order; None if there is no window."""
+        """Return the messages in order; None if there is no window.
+
+        Raises:
+            KeyMissing: One of them is sealed and does not open.
+        """
         ...
 
     async def append(
@@ -224,6 +228,7 @@ class Window(Protocol):
 
         Raises:
             Fenced: A higher epoch owns the user.
+            KeyMissing: With `create`: what is there is sealed and does not open.
         """
         ...
 
@@ -398,7 +403,8 @@ class Accepted:
     """A command as the record has it.
 
     Attributes:
-        command: As it came first; None when it has ended, because what it said is in the history.
+        command: As it came first; None when it has ended, because what it said is in the history, or as long
+            as nobody has its key.
         session_id: The session of a message.
         run: Begins the ids of a message's turn.
         outcome: How it ended, or None.
@@ -417,7 +423,11 @@ class Ledger(Protocol):
     """The commands that were accepted, each once for its id, until a week after they ended."""
 
     async def accept(self, user: str, command: Command) -> Accepted:
-        """Record a command unless its id is known, and return what the record has."""
+        """Record a command unless its id is known, and return what the record has.
+
+        Raises:
+            KeyMissing: It is known, and what the record has is sealed and does not open.
+        """
         ...
 
     async def withdraw(self, user: str, command_id: str) -> None:
@@ -543,13 +553,20 @@ class Archive(Configs, Ledger, Protocol):
     async def change_session(
         self, user: str, session_id: str, *, name: str | None = None, context: Mapping[str, Any] | None = None
     ) -> Session | None:
-        """Set what is given; keys of a context are set one by one, and removed with None."""
+        """Set what is given; keys of a context are set one by one, and removed with None.
+
+        Raises:
+            KeyMissing: There are keys to set, and the context is sealed and does not open.
+        """
         ...
 
     async def keep_summary(
         self, user: str, session_id: str, summary: Mapping[str, Any], usage: Usage, *, epoch: int
     ) -> bool:
-        """Set a session's summary and add what it cost; False if there is no such session any more.
+        """Set a session's summary and add what it cost.
+
+        Returns:
+            False if there is no such session any more, or its context is sealed and does not open.
 
         Raises:
             Fenced: A higher epoch owns the user.

@@ -6,7 +6,7 @@ from after it was switched off, can be read beside it. Secrets do not come this 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from mcp_chat.exceptions import Unreadable
 from mcp_chat.stores.words import INDEXED
@@ -22,6 +22,11 @@ MARK = "ª"
 
 class Cipher(Protocol):
     """Stands at the edge of the stores. An empty text stays empty."""
+
+    @property
+    def large(self) -> int:
+        """Characters that are worked on in a thread: the event loop has others to serve."""
+        ...
 
     def seal(self, text: str, *, user: str, field: str) -> str:
         """Return a text as it is kept."""
@@ -57,28 +62,40 @@ class Cipher(Protocol):
 
 
 class Plain:
-    """Keeps texts as they are."""
+    """Keeps texts as they are.
+
+    Attributes:
+        large: As of `Cipher`.
+    """
+
+    large: Final = 50_000
 
     def seal(self, text: str, *, user: str, field: str) -> str:
+        """Return a text as it is; one that begins like a sealed one behind a sign that it is none."""
         return ESCAPED + text if text.startswith(SEALED) else text
 
     def open(self, kept: str, *, user: str, field: str) -> str:
+        """Return a text that was kept; refuse a sealed one."""
         if is_sealed(kept):
             raise Unreadable
         return kept.removeprefix(ESCAPED)
 
     def seal_bytes(self, content: bytes, *, user: str, field: str) -> bytes:
+        """Return a content as it is, or behind the sign as of `seal`."""
         return ESCAPED.encode() + content if content.startswith(SEALED.encode()) else content
 
     def open_bytes(self, kept: bytes, *, user: str, field: str) -> bytes:
+        """Return a content that was kept; refuse a sealed one."""
         if is_sealed(kept):
             raise Unreadable
         return kept.removeprefix(ESCAPED.encode())
 
     def index(self, words: str, *, user: str) -> str:
+        """Return the words themselves."""
         return words
 
     def marks(self, word: str, *, user: str) -> list[str]:
+        """Return none: a word stands for itself."""
         return []
 
 
@@ -97,22 +114,31 @@ class Sealing:
         self.on = on
         self._vault = vault
 
+    @property
+    def large(self) -> int:
+        """Characters that are worked on in a thread: fewer if it seals, as each word needs a mark."""
+        return LARGE if self.on else PLAIN.large
+
     def seal(self, text: str, *, user: str, field: str) -> str:
+        """Return a text sealed, or plain if this cipher does not seal."""
         if self.on and text:
             return SEALED + self._vault.seal(text, user=user, field=field)
         return PLAIN.seal(text, user=user, field=field)
 
     def open(self, kept: str, *, user: str, field: str) -> str:
+        """Return a text that was kept, sealed or plain."""
         if is_sealed(kept):
             return self._vault.open(kept.removeprefix(SEALED), user=user, field=field)
         return PLAIN.open(kept, user=user, field=field)
 
     def seal_bytes(self, content: bytes, *, user: str, field: str) -> bytes:
+        """Return a content sealed, or plain if this cipher does not seal."""
         if self.on and content:
             return SEALED.encode() + self._vault.seal_bytes(content, user=user, field=field)
         return PLAIN.seal_bytes(content, user=user, field=field)
 
     def open_bytes(self, kept: bytes, *, user: str, field: str) -> bytes:
+        """Return a content that was kept, sealed or plain."""
         if is_sealed(kept):
             return self._vault.open_bytes(kept.removeprefix(SEALED.encode()), user=user, field=field)
         return PLAIN.open_bytes(kept, user=user, field=field)
@@ -125,11 +151,14 @@ class Sealing:
         return " ".join(sorted(self.marks(word, user=user)[0] for word in distinct))
 
     def marks(self, word: str, *, user: str) -> list[str]:
+        """Return the marks of a word under each key, the newest first."""
         return [MARK + mark for mark in self._vault.marks(word, user=user)]
 
 
 LENGTH = 19
 """Bytes of a mark, and the space behind it."""
+LARGE = 4_000
+"""Characters whose words take about ten milliseconds to be marked."""
 
 
 def is_sealed(kept: str | bytes) -> bool:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 from itertools import count
 from typing import Any
 
+import anyio
 import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import ColumnElement, Connection, Engine, Table, delete, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_chat.exceptions import SettingsError, StoreUnavailable
 
@@ -27,6 +29,12 @@ log = structlog.get_logger()
 
 VERSION_TABLE = "mcp_chat_version"
 """Alembic's own table, under a name of ours: a gateway's migrations may live in the same database."""
+
+DROPPED = 5_000
+"""Rows that are deleted in one transaction: all of them together may take longer than one may."""
+
+Write = Callable[[Callable[[AsyncConnection], Awaitable[int]]], Awaitable[int]]
+"""Does something in a transaction of its own."""
 
 
 @contextlib.contextmanager
@@ -127,3 +135,20 @@ def prepare_sqlite(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+async def drop_all(write: Write, table: Table, old: ColumnElement[bool]) -> int:
+    """Delete a table's old rows, portion by portion, and return how many there were."""
+    portion = select(table.c.seq).where(old).limit(DROPPED)
+    statement = delete(table).where(table.c.seq.in_(portion))
+
+    async def drop(connection: AsyncConnection) -> int:
+        return (await connection.execute(statement)).rowcount
+
+    dropped = await write(drop)
+    total = dropped
+    while dropped == DROPPED:
+        await anyio.sleep(0.01)  # who waits for SQLite's lock looks now and then
+        dropped = await write(drop)
+        total += dropped
+    return total

@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_chat.commands import Command
 from mcp_chat.events import Failed, Final
-from mcp_chat.exceptions import Interrupted
+from mcp_chat.exceptions import Interrupted, KeyMissing
 from mcp_chat.message import ID, now
 from mcp_chat.stores.base import Accepted, Addition
 from mcp_chat.stores.cipher import Cipher
 from mcp_chat.stores.committer import Committer
+from mcp_chat.stores.database import drop_all
 from mcp_chat.stores.rows import accepted_of, command_row, outcome_text
 from mcp_chat.stores.tables import chat_command
 
@@ -76,7 +77,9 @@ Result = Accepted | None
 """What comes of an entry: of an acceptance, what the record has."""
 
 _of = chat_command.c
-_AS_RECORDED = select(_of.seq, _of.user_key, _of.id, _of.session_id, _of.run, _of.body, _of.outcome)
+_AS_RECORDED = select(
+    _of.seq, _of.user_key, _of.id, _of.session_id, _of.run, _of.body, _of.outcome, _of.created_at
+)
 _ONE_OPEN = update(chat_command).where(
     _of.user_key == bindparam("who"), _of.id == bindparam("which"), _of.outcome.is_(None)
 )
@@ -106,6 +109,8 @@ class SQLLedger(ABC):
         """Record a command unless its id is known, and return what the record has."""
         accepted = await self._committer.add(Acceptance(user=user, command=command))
         assert accepted is not None
+        if accepted.command is None and accepted.outcome is None:
+            raise KeyMissing
         return accepted
 
     async def withdraw(self, user: str, command_id: str) -> None:
@@ -126,7 +131,7 @@ class SQLLedger(ABC):
         return accepted_of(self._cipher, rows[0]) if rows else None
 
     async def open_commands(self, user: str) -> list[Command]:
-        """Return the commands that have not ended, in order; those that nobody can read end here."""
+        """Return the commands that have not ended, in order; those that nobody can ever read end here."""
         rows = await self._read(_AS_RECORDED.where(*_open(user)).order_by(_of.seq))
         found = [accepted_of(self._cipher, row) for row in rows]
         for each in found:
@@ -167,12 +172,8 @@ class SQLLedger(ABC):
         return [row.user_key for row in await self._read(statement)]
 
     async def _drop_ended(self) -> None:
-        old = delete(chat_command).where(_of.outcome.is_not(None), _of.ended_at < now() - REMEMBERED)
-
-        async def drop(connection: AsyncConnection) -> int:
-            return (await connection.execute(old)).rowcount
-
-        if dropped := await self._write(drop):
+        ended = _of.outcome.is_not(None) & (_of.ended_at < now() - REMEMBERED)
+        if dropped := await drop_all(self._write, chat_command, ended):
             log.info("commands.dropped", commands=dropped)
 
     # In a transaction that others share

@@ -9,6 +9,7 @@ Keys, with `u` the user's key in literal braces so that a user's keys share one 
     chat:aside:{u}                list    values of a window that nobody can read
     chat:aside:{u}:key            any     a whole window of a wrong type
     chat:events:{u}               stream  events, ids <epoch>-<n>
+    chat:renewed:{u}:<n>          stream  a copy of a log or inbox under a new key, about to take its place
     chat:inbox:{u}                stream  commands that have not ended
     chat:seen:{u}:<command>       string  the log's end when the command's id was first seen
     chat:bell:{u}                 channel rung for each append to the user's log, which is its note
@@ -26,6 +27,8 @@ The scripts in `lua/` say what each does with its keys. Every key has a time to 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -37,7 +40,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from mcp_chat.commands import COMMAND, Command, is_recorded
 from mcp_chat.events import EVENT, Entry
-from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable, Unreadable
+from mcp_chat.exceptions import Fenced, Forgotten, KeyMissing, StoreUnavailable, Unreadable
 from mcp_chat.message import MESSAGE, Message
 from mcp_chat.stores.base import START, Lease, Waiting, log_bell
 from mcp_chat.stores.cipher import PLAIN, Cipher
@@ -176,6 +179,11 @@ def _seen_key(user: str, command_id: str) -> str:
     return f"chat:seen:{{{user}}}:{command_id}"
 
 
+def _age(place: str) -> float:
+    """How many seconds ago something was put into an inbox, whose places are times."""
+    return time.time() - int(place.partition("-")[0]) / 1000
+
+
 class RedisInbox:
     """Commands in a stream; each is removed when it has ended."""
 
@@ -183,6 +191,7 @@ class RedisInbox:
         self._redis = redis
         self._scripts = scripts
         self._cipher = cipher
+        self._told: deque[tuple[str, str]] = deque(maxlen=1000)
 
     async def put(self, user: str, command: Command, *, limit: int, again: bool = False) -> str | None:
         keys = [_inbox_key(user), _seen_key(user, command.id), _log_key(user)]
@@ -200,11 +209,20 @@ class RedisInbox:
             try:
                 text = self._cipher.open(fields["c"], user=user, field=IN_INBOX)
                 waiting.append(Waiting(place=place, command=COMMAND.validate_json(text)))
-            except (Unreadable, ValidationError):  # another version's: nobody here can ever carry it out
-                log.error("command.unknown", user=user, place=place)
-                with translated():
-                    await self._redis.xdel(_inbox_key(user), place)
+            except Unreadable:  # for who has the key, but not for ever: there is only so much room
+                if _age(place) > DAY:
+                    await self._drop(user, place)
+                elif (user, place) not in self._told:  # it is read again each second
+                    self._told.append((user, place))
+                    log.error("command.unreadable", user=user, place=place)
+            except ValidationError:  # another version's: nobody here can ever carry it out
+                await self._drop(user, place)
         return waiting
+
+    async def _drop(self, user: str, place: str) -> None:
+        log.error("command.unknown", user=user, place=place)
+        with translated():
+            await self._redis.xdel(_inbox_key(user), place)
 
     async def seen(self, user: str, command_id: str) -> str | None:
         with translated():
@@ -303,7 +321,7 @@ def _texts(found: Any) -> list[tuple[str, dict[str, str]]]:
 
 
 class RedisWindow:
-    """Recent messages in a list.
+    """Recent messages in a list. One with a message that is sealed and does not open stays as it is.
 
     Args:
         redis: A client with `decode_responses=True`.
@@ -332,7 +350,7 @@ class RedisWindow:
             return None
         except (RedisError, OSError) as error:
             raise failed(error) from error
-        messages = {text: self._message(user, text) for text in found}
+        messages = {text: self._message(user, text) for text in found}  # before anything is changed
         if bad := [text for text in found if messages[text] is None]:
             await self._set_aside(user, key, bad)
         return once([message for text in found if (message := messages[text])]) or None
@@ -346,7 +364,21 @@ class RedisWindow:
         epoch: int | None,
         create: bool,
     ) -> None:
+        if create:  # there is nothing but the window: what nobody can open must not be pushed out of it
+            await self._check_last(user, _window_key(user, session_id))
         await self._remember(user, session_id, messages, epoch, "create" if create else "append")
+
+    async def _check_last(self, user: str, key: str) -> None:
+        try:
+            last = await self._redis.execute_command("LINDEX", key, -1, NEVER_DECODE=True)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise failed(error) from error
+            return
+        except (RedisError, OSError) as error:
+            raise failed(error) from error
+        if last is not None:
+            self._message(user, last)
 
     async def replace(
         self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int | None
@@ -377,7 +409,10 @@ class RedisWindow:
     def _message(self, user: str, text: bytes) -> Message | None:
         try:
             return MESSAGE.validate_json(self._cipher.open(text.decode(), user=user, field=IN_WINDOW))
-        except (Unreadable, ValueError):
+        except Unreadable:
+            log.error("history.locked", user=user)
+            raise KeyMissing from None
+        except ValueError:
             return None
 
     async def _set_aside(self, user: str, key: str, bad: list[bytes]) -> None:

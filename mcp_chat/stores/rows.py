@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -26,6 +26,8 @@ LOST = Failed(
     code=Unexpected.code, text="What you asked for cannot be read any more. Please ask again.", retryable=True
 )
 """The outcome of a command that nobody can read."""
+WAITS_FOR_KEY = timedelta(days=1)
+"""How long a command waits for somebody with its key: as long as it stays in an inbox."""
 
 
 def session_rows(cipher: Cipher, additions: Sequence[Addition]) -> list[dict[str, Any]]:
@@ -131,7 +133,10 @@ def outcome_text(cipher: Cipher, user: str, outcome: Final) -> str:
 
 
 def accepted_of(cipher: Cipher, row: Any) -> Accepted:
-    """Return a command as the record has it; one that nobody can read has come to nothing."""
+    """Return a command as the record has it; one that nobody can read has come to nothing.
+
+    One that only a key is missing for goes on waiting for it, though not for ever.
+    """
     command: Command | None = None
     outcome: Final | None = None
     try:
@@ -139,9 +144,10 @@ def accepted_of(cipher: Cipher, row: Any) -> Accepted:
             command = COMMAND.validate_json(cipher.open(row.body or "", user=row.user_key, field="command"))
         else:
             outcome = FINAL.validate_json(cipher.open(row.outcome, user=row.user_key, field="outcome"))
-    except (Unreadable, ValidationError):
+    except (Unreadable, ValidationError) as error:
         log.error("command.unreadable", seq=row.seq)
-        outcome = LOST
+        waits = isinstance(error, Unreadable) and row.outcome is None
+        outcome = None if waits and utc(row.created_at) > now() - WAITS_FOR_KEY else LOST
     return Accepted(id=row.id, session_id=row.session_id, run=row.run, command=command, outcome=outcome)
 
 
@@ -165,6 +171,15 @@ def _opened_name(cipher: Cipher, user: str, session_id: str, kept: str) -> str:
     except Unreadable:
         log.error("name.unreadable", session=session_id)
         return ""
+
+
+def is_locked(cipher: Cipher, row: Any) -> bool:
+    """Tell whether a session's context is sealed and does not open: it must not be written over."""
+    try:
+        cipher.open(row.context, user=row.user_key, field="context")
+    except Unreadable:
+        return True
+    return False
 
 
 def _context(cipher: Cipher, row: Any) -> dict[str, Any]:

@@ -19,7 +19,14 @@ from sqlalchemy import Table, bindparam, case, delete, func, insert, inspect, se
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooManySessions, WrongSchema
+from mcp_chat.exceptions import (
+    ChatError,
+    Fenced,
+    KeyMissing,
+    StoreUnavailable,
+    TooManySessions,
+    WrongSchema,
+)
 from mcp_chat.message import ID, Message, Usage, new_id
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Addition, Found, Kept, Recency
@@ -32,6 +39,7 @@ from mcp_chat.stores.rows import (
     changed,
     found_of,
     imported_row,
+    is_locked,
     json_text,
     message_of,
     message_rows,
@@ -59,8 +67,6 @@ PING = 2.0
 PATIENCE = 10.0
 """Seconds that one access may take."""
 STANDING = 200
-LARGE = 50_000
-"""Characters that are read or written in a thread: the event loop has others to serve."""
 PORTION, PORTION_SIZE = 500, 1_000_000
 """Messages, and characters of them, that an import writes in one transaction: others want to write too."""
 
@@ -200,7 +206,7 @@ class SQLArchive(SQLLedger, SQLTrail, SQLUploads):
     async def _write_all(self, entries: Sequence[Entry]) -> list[Result | ChatError]:
         """Write what many want to write, in one transaction with the same few statements for all."""
         size = sum(len(message.content) for each in _additions(entries) for message in each.messages)
-        rows = await _aside(size, lambda: [self._message_rows(each) for each in entries])
+        rows = await self._aside(size, lambda: [self._message_rows(each) for each in entries])
         async with self._engine.begin() as connection:
             refused = await self._hold_all(connection, entries)
             taken = [n for n, error in enumerate(refused) if error is None]
@@ -353,7 +359,9 @@ class SQLArchive(SQLLedger, SQLTrail, SQLUploads):
             values: dict[str, Any] = {"updated_at": session.updated_at}  # what nobody can read now stays
             if name is not None:
                 values["name"] = self._cipher.seal(name, user=user, field="name")
-            if context is not None:
+            if context:
+                if is_locked(self._cipher, row):
+                    raise KeyMissing
                 values["context"] = self._context_text(user, session)
             await connection.execute(update(chat_session).where(*_named(user, session_id)).values(**values))
             return session
@@ -372,13 +380,14 @@ class SQLArchive(SQLLedger, SQLTrail, SQLUploads):
             session = changed(
                 session_of(self._cipher, row), None, {"summary": dict(summary)}
             ).update_token_usage(usage)
-            values = {
-                "context": self._context_text(user, session),
+            values: dict[str, Any] = {
                 "input_tokens": session.token_usage.input_tokens,
                 "output_tokens": session.token_usage.output_tokens,
             }
+            if not (locked := is_locked(self._cipher, row)):
+                values["context"] = self._context_text(user, session)
             await connection.execute(update(chat_session).where(*_named(user, session_id)).values(**values))
-            return True
+            return not locked
 
         return await self._write(keep)
 
@@ -407,7 +416,7 @@ class SQLArchive(SQLLedger, SQLTrail, SQLUploads):
 
     async def _bring(self, user: str, session_id: str, messages: Sequence[Message]) -> Addition:
         addition = Addition(user=user, session_id=session_id, messages=tuple(messages))
-        rows = await _aside(
+        rows = await self._aside(
             sum(len(each.content) for each in messages), lambda: message_rows(self._cipher, addition)
         )
         await self._write(lambda connection: connection.execute(insert(chat_message), rows))
@@ -493,14 +502,18 @@ class SQLArchive(SQLLedger, SQLTrail, SQLUploads):
             found = ((row.seq, message_of(self._cipher, user, row)) for row in rows)
             return [Kept(place=place, message=message) for place, message in found if message]
 
-        return await _aside(sum(len(row.body) for row in rows), read)
+        return await self._aside(sum(len(row.body) for row in rows), read)
 
     async def _found(self, user: str, rows: Sequence[Any], wanted: list[str]) -> list[Found]:
         def read() -> list[Found]:
             found = ((row, message_of(self._cipher, user, row)) for row in rows)
             return [found_of(self._cipher, user, row, each, wanted) for row, each in found if each]
 
-        return await _aside(sum(len(row.body) for row in rows), read)
+        return await self._aside(sum(len(row.body) for row in rows), read)
+
+    async def _aside(self, size: int, work: Callable[[], T]) -> T:
+        """Do some work with so many characters, in a thread if they are many."""
+        return await anyio.to_thread.run_sync(work) if size > self._cipher.large else work()
 
     # Accesses
 
@@ -562,11 +575,6 @@ def portions(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 
 def _additions(entries: Sequence[Entry]) -> list[Addition]:
     return [each for each in entries if isinstance(each, Addition)]
-
-
-async def _aside(size: int, work: Callable[[], T]) -> T:
-    """Do some work with so many characters, in a thread if they are many."""
-    return await anyio.to_thread.run_sync(work) if size > LARGE else work()
 
 
 def _now() -> datetime:

@@ -99,9 +99,7 @@ class SQLSweep:
     async def _heads(self, slot: Slot) -> Counter[str]:
         head = _head(slot)
         statement = select(head, func.count()).where(slot.column.is_not(None)).group_by(head)
-        with translated():
-            async with self._engine.connect() as connection:
-                rows = (await connection.execute(statement)).all()
+        rows = await self._read(statement)
         found: Counter[str] = Counter()
         for kept, count in rows:
             told = kept.decode("ascii", "replace") if isinstance(kept, bytes) else kept
@@ -134,10 +132,7 @@ class SQLSweep:
         rows: Sequence[Any] = ()
         while True:
             behind = tuple_(*keys) > tuple_(*(getattr(rows[-1], key.name) for key in keys)) if rows else None
-            with translated():
-                async with self._engine.connect() as connection:
-                    page = statement if behind is None else statement.where(behind)
-                    rows = (await connection.execute(page)).all()
+            rows = await self._read(statement if behind is None else statement.where(behind))
             if not rows:
                 return
             yield rows
@@ -166,6 +161,13 @@ class SQLSweep:
         cipher = self._renewal.cipher
         message = MESSAGE.validate_json(cipher.open(fresh, user=row.user_key, field=slot.field))
         return {"body": fresh, "text": cipher.index(index(message.content), user=row.user_key)}
+
+    async def _read(self, statement: Any) -> Sequence[Any]:
+        """Read without a transaction, which would hold SQLite's write lock while a table is gone through."""
+        with translated():
+            async with self._engine.connect() as plain:
+                connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+                return (await connection.execute(statement)).all()
 
     async def _write(self, work: Callable[[AsyncConnection], Any]) -> Tally:
         with translated():

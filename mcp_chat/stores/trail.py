@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Table, delete, select
+from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_chat.deed import Deed
 from mcp_chat.message import now
 from mcp_chat.stores.base import Addition, Noted
+from mcp_chat.stores.database import drop_all
 from mcp_chat.stores.rows import utc
 from mcp_chat.stores.tables import chat_deed
 
@@ -73,12 +74,8 @@ class SQLTrail(ABC):
     async def _drop_old_deeds(self) -> None:
         if self._deeds_kept is None:
             return
-        old = delete(chat_deed).where(chat_deed.c.at < now() - self._deeds_kept)
-
-        async def drop(connection: AsyncConnection) -> int:
-            return (await connection.execute(old)).rowcount
-
-        if dropped := await self._write(drop):
+        old = chat_deed.c.at < now() - self._deeds_kept
+        if dropped := await drop_all(self._write, chat_deed, old):
             log.info("deeds.dropped", deeds=dropped)
 
 
