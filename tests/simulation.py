@@ -490,7 +490,7 @@ class Process:
             configs=UserConfigs(store.configs, archive, VAULT),
             history=ChatHistoryManager(None, 50, 3600, archive, window=store.window, budget=budget),
             vault=VAULT,
-            providers=cast(Providers, SimpleNamespace(open=lambda config: _model(self))),
+            providers=cast(Providers, SimpleNamespace(open=lambda config, _: _model(self))),
             connection=lambda server, _: cast(Connection, Line(self, server)),
             held=lambda: self.heart.beats(HELD),
             deliver=self.feed.deliver,
@@ -602,7 +602,7 @@ class Parrot:
     ``?`` behind it has arguments that nobody can read.
     """
 
-    def __init__(self, model: BaseChatModel, tools: Sequence[Tool], *, rounds: int, silence: float) -> None:
+    def __init__(self, model: BaseChatModel, tools: Sequence[Tool], **_limits: Any) -> None:
         self._process = cast(Process, model)
 
     async def run(

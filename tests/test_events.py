@@ -648,7 +648,12 @@ def test_who_hangs_up_is_no_reader_any_more(tab: Tabs, far: ModelServer, two: In
 @pytest.fixture
 def much(serve: Callable[..., str], name: str) -> Iterator[Person]:
     """Somebody who may send long messages, and whose readers must go back to the log for them."""
-    url = serve(max_message_bytes=2_000_000, max_body_bytes=4_000_000, history_max_messages=2)
+    url = serve(
+        max_message_bytes=2_000_000,
+        max_body_bytes=4_000_000,
+        max_model_bytes=4_000_000,
+        history_max_messages=2,
+    )
     with Person(url, name) as person:
         person.connect()
         yield person

@@ -937,7 +937,8 @@ def test_readers_have_what_was_recorded_and_not_told_although_the_turn_is_stoppe
 def test_a_turn_of_a_dead_worker_waits_for_a_place_where_a_new_one_is_refused() -> None:
     with World(turns=1) as world:
         owner, other = serving(world)
-        world.do(other.dispatch.outcome("bob", world.connect("bob")))
+        for user in ("bob", "cas"):
+            world.do(other.dispatch.outcome(user, world.connect(user)))
         bobs = world.ask(other, "bob", Send(id="b", run="rb", session_id="s", text="400"))
         anns = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="9 once 9"))
         assert world.until(lambda: bool(heard(anns.seen) and heard(bobs.seen)), 5)
@@ -945,7 +946,7 @@ def test_a_turn_of_a_dead_worker_waits_for_a_place_where_a_new_one_is_refused() 
         assert world.until(lambda: "ann" in other.ownership._actors, 30)
         world.run(1)
         assert (anns.final, bobs.final) == (None, None)
-        refused = world.ask(other, "bob", Send(id="n", run="rn", session_id="t", text="1"))
+        refused = world.ask(other, "cas", Send(id="n", run="rn", session_id="t", text="1"))
         assert world.until(lambda: bool(refused.error), 5)
         assert refused.accepted is None
         assert world.until(lambda: anns.final is not None, 120)
@@ -957,14 +958,15 @@ def test_a_turn_of_a_dead_worker_waits_for_a_place_where_a_new_one_is_refused() 
 def test_a_message_for_a_worker_without_a_place_is_refused_wherever_it_is_sent() -> None:
     with World(turns=1) as world:
         owner, other = serving(world)
+        world.do(owner.dispatch.outcome("bob", world.connect("bob")))
         anns = world.ask(owner, "ann", Send(id="m", run="r", session_id="s", text="100"))
         assert world.until(lambda: heard(anns.seen) != "", 5)
         world.run(1.5)  # a heartbeat
         for n, worker in enumerate((owner, other)):
-            refused = world.ask(worker, "ann", Send(id=f"n{n}", run=f"n{n}", session_id="t", text="1"))
+            refused = world.ask(worker, "bob", Send(id=f"n{n}", run=f"n{n}", session_id="t", text="1"))
             assert world.until(lambda: bool(refused.error), 5)  # noqa: B023 - used at once
             assert refused.accepted is None
         assert world.until(lambda: anns.final is not None, 30)
         world.run(1.5)
-        later = world.ask(other, "ann", Send(id="n1", run="n1", session_id="t", text="1"))
+        later = world.ask(other, "bob", Send(id="n1", run="n1", session_id="t", text="1"))
         assert world.until(lambda: isinstance(later.final, TurnFinished), 30)
