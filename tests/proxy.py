@@ -69,8 +69,10 @@ class Proxy:
 
     async def _stop(self) -> None:
         assert self._server is not None
+        self._refuse = True  # whoever is let in at this very moment
         self._server.close()
         await self._drop()
+        await asyncio.sleep(0.01)
 
     async def _stop_flow(self) -> None:
         self._flowing.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -21,6 +22,16 @@ def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0
             return value
         time.sleep(0.01)
     raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+class Ending(uvicorn.Server):
+    """Leaves no connection behind: one that nobody reads from would outlive its event loop."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -43,7 +54,7 @@ def running(
         proxy_headers=False,  # as in our own worker
         **options,
     )
-    server = uvicorn.Server(config)
+    server = Ending(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     wait_until(lambda: server.started or not thread.is_alive(), "the application starts")

@@ -481,7 +481,9 @@ def test_a_server_that_floods_a_call_with_requests_is_read_slowly(
     assert "did not answer within" in call(caller, model, "h__floods")["error"]
     asked = len(servers.requests) - before
     assert asked < 3_000, "of 20,000, each of which is answered"
-    assert call(caller, model, "h__good")["output"] == "good"
+    # What was sent before is read first, at its pace.
+    answered = wait_until(lambda: call(caller, model, "h__good").get("output"), "a good call is answered")
+    assert answered == "good"
 
 
 def test_good_calls_beside_a_hanging_one_are_not_lost(caller: Person, model: ModelServer) -> None:
@@ -748,8 +750,8 @@ async def test_a_server_that_dies_each_time_is_opened_ever_less_often(
         monkeypatch.setattr(connections, name, value)
     far = FarSide()
     async with connected(far):
-        with anyio.move_on_after(1):
-            while True:
+        with anyio.move_on_after(1 if steady else 5):
+            while steady or far.opened < least:
                 far.died.set()
                 await anyio.sleep(0.005)
         assert least <= far.opened <= most
