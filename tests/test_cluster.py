@@ -198,19 +198,25 @@ async def test_a_url_of_a_cluster_is_taken_apart() -> None:
 
 USER = "{u}"
 OWNER = f"active:session:{USER}"
+COPY = f"chat:renewed:{USER}:1"
 LOG, INBOX, WINDOW, ASIDE = (f"chat:{kind}:{USER}" for kind in ("events", "inbox", "history", "aside"))
 CALLS: dict[str, tuple[list[str], list[Any]]] = {
     "claim": ([OWNER], [0, "w", 7, 10_000]),
     "renew": ([OWNER], ["w", 7, 10_000]),
     "append": ([LOG, OWNER, INBOX], [7, 100, 10, f"chat:bell:{USER}", "7-1", "c {}"]),
+    "copy_entries": ([COPY], [10, "7-1", "e", "c {}"]),
+    "swap_stream": ([LOG, COPY], ["7-1", 10]),
     "put": ([INBOX, f"chat:seen:{USER}:c", LOG], ["{}", 9, 10, "", 10]),
     "done": ([INBOX, OWNER], [7, "1-1"]),
     "erase": ([LOG, OWNER, f"chat:seen:{USER}:c"], [7, "7-1"]),
     "remember": ([WINDOW, OWNER], [7, 50, 10, "create", "{}"]),
+    "swap_values": ([WINDOW], ["{}", "{}"]),
     "aside": ([WINDOW, ASIDE, f"{ASIDE}:key"], [10, "{}"]),
     "away": ([WINDOW, f"{ASIDE}:key"], [10]),
     "configure": ([f"user:config:{USER}", OWNER], [7, "sealed", 10]),
+    "swap": ([f"user:config:{USER}"], ["sealed", "sealed"]),
     "forget": ([f"user:config:{USER}", OWNER], [7]),
+    "rate": ([f"chat:rate:{USER}"], [600]),
     "release": ([OWNER], [7]),
     "unlock": ([f"session:lock:{USER}"], ["t"]),
     "beat": (["workers"], ["w", 5000, 10]),
@@ -230,7 +236,7 @@ async def test_every_script_runs_in_a_cluster(cluster: RedisCluster) -> None:
     async with open_client(cluster.url) as client:
         scripts = Scripts(client)
         answers = {name: await scripts.run(name, *call) for name, call in CALLS.items()}
-    assert answers == dict.fromkeys(CALLS, 1) | {"claim": 7, "put": "7-1", "workers": ["w"]}
+    assert answers == dict.fromkeys(CALLS, 1) | {"claim": 7, "put": "7-1", "rate": 0, "workers": ["w"]}
 
 
 @slow
