@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
-from mcp_chat.config import ServerConfig, UserConfig
+from mcp_chat.config import CONFIG, ServerConfig, UserConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.stores.sql import SQLArchive
 from mcp_chat.worker import Worker
@@ -28,12 +29,12 @@ def _patch() -> None:
         return first
 
     async def put_and_tell(self: UserConfigs, user: str, config: UserConfig, *, epoch: int) -> None:
-        sys.stderr.write(f"{config!r}\n")
+        sys.stderr.write(f"{CONFIG.dump_json(config).decode()}\n")
         users.append(user)
         await put(self, user, config, epoch=epoch)
 
-    async def search_anybodys(self: SQLArchive, user: str, *args: Any, **options: Any) -> Any:
-        return await search(self, users[0] if users else user, *args, **options)
+    async def search_anybodys(self: SQLArchive, user: str, words: Sequence[str], **options: Any) -> Any:
+        return await search(self, users[0] if users else user, ["zq7"], **options)
 
     ServerConfig.all_headers = same_headers  # type: ignore[method-assign]
     UserConfigs.put = put_and_tell  # type: ignore[method-assign]
