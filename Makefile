@@ -52,9 +52,9 @@ guards: $(VENV)/.dev ## take each guard out and see its test fail (ARGS="R6 R9" 
 lock: ## resolve the dependencies anew and write both lock files
 	@test -x .cache/uv/bin/uv || { $(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv; }
 	@.cache/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  --no-emit-index-url --no-emit-find-links --group build pyproject.toml -o requirements.lock
+	  --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements-dev.lock
 	@.cache/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-	  --no-emit-index-url --no-emit-find-links --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	  --no-emit-index-url --no-emit-find-links --group build -c requirements-dev.lock pyproject.toml -o requirements.lock
 
 vendor: ## fetch the browser libraries anew and rewrite their manifest
 	@$(PYTHON) mcp_chat/web/vendor/refresh.py

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import history, ownership, stores, turns
+from benchmarks import compare, growth, history, mcp, ownership, plugins, stores, tab, tokens, turns
 
 PARTS = {
+    "compare": compare.report,
+    "growth": growth.report,
     "turns": turns.report,
+    "tokens": tokens.report,
     "stores": stores.report,
     "history": history.report,
+    "mcp": mcp.report,
     "ownership": ownership.report,
+    "plugins": plugins.report,
+    "tab": tab.report,
 }
 
 

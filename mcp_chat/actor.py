@@ -11,24 +11,42 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send, is_recorded
+from mcp_chat.allowance import Allowance
+from mcp_chat.commands import (
+    Answer,
+    Cancel,
+    ChangeServers,
+    Command,
+    Connect,
+    DeleteSession,
+    Disconnect,
+    Send,
+    SignedIn,
+    SignedOut,
+    SwitchBranch,
+    is_recorded,
+)
 from mcp_chat.config import config_of
+from mcp_chat.consent import Consent
+from mcp_chat.consultations import Consultation, Consultations
 from mcp_chat.conversations import Conversations
 from mcp_chat.deed import Deed
+from mcp_chat.desk import Desk
 from mcp_chat.docket import Docket
 from mcp_chat.ends import ended_how, failed
 from mcp_chat.equipment import Equipment
+from mcp_chat.errands import Errands
+from mcp_chat.estate import Estate
 from mcp_chat.events import (
+    Answered,
+    BranchSwitched,
     Cancelled,
     Connected,
     Disconnected,
-    Entry,
     Failed,
     Final,
     SessionDeleted,
-    TakenOver,
     TurnFinished,
-    is_final,
 )
 from mcp_chat.exceptions import (
     ChatError,
@@ -37,24 +55,33 @@ from mcp_chat.exceptions import (
     InvalidRequest,
     NotConnected,
     StoreUnavailable,
+    TurnRunning,
     Unexpected,
     codes,
 )
 from mcp_chat.message import new_id
+from mcp_chat.meter import Meter
 from mcp_chat.metrics import Fence, Release
-from mcp_chat.recovery import Past, begun, past_of
+from mcp_chat.plugins.base import Occasion
+from mcp_chat.plugins.doors import doors_of
+from mcp_chat.plugins.visits import Visits
+from mcp_chat.recording import Tape
+from mcp_chat.steering import Steering
 from mcp_chat.stores.base import Lease
 from mcp_chat.stores.bells import LocalBell
+from mcp_chat.talk import Talks
+from mcp_chat.tapes import Tapes
+from mcp_chat.terms import Terms
 from mcp_chat.trail import Trail
-from mcp_chat.turn import Terms, Turn
+from mcp_chat.turn import Turn
 from mcp_chat.turns import Turns
 from mcp_chat.workshop import Workshop
 from mcp_chat.writer import EventWriter
 
 log = structlog.get_logger()
 
-ATTEMPTS = 2
-"""Owners that may die over one turn before it is given up."""
+LAST_SECONDS = 5.0
+"""For what still goes on when all is closed."""
 
 
 class Actor:
@@ -73,17 +100,25 @@ class Actor:
             workshop.store.log, lease, deliver=workshop.deliver, held=workshop.held, regain=self.regain
         )
         self._trail = Trail(user=lease.user, worker=lease.worker, archive=workshop.archive)
+        self._talks = Talks(lease, Desk(workshop.papers), self._trail, workshop.hours)
+        self._consent = Consent(talks=self._talks, grants=workshop.grants, on=workshop.approvals)
+        self._tapes = Tapes(lease=lease, papers=workshop.papers, which=workshop.record_turns)
         self._docket = Docket(lease, workshop.store, workshop.archive, self._writer)
         self._bell = LocalBell()
-        self._broken: dict[str, Past] = {}
-        self._given_up: set[str] = set()
+        self._allowance = Allowance(
+            lease.user, workshop.usages, workshop.spending, workshop.metrics, workshop.clock
+        )
         self._conversations = Conversations(lease, workshop)
+        self._estate = Estate(lease, workshop, self._writer, self._docket, self._conversations)
+        self._visits = Visits(workshop.plugins, self._trail)
         self._connecting: anyio.CancelScope | None = None
         self._connected = anyio.Event()
         self._tasks: TaskGroup
         self._aside: TaskGroup
         self._turns: Turns
         self._equipment: Equipment
+        self._errands: Errands
+        self._consultations: Consultations
         self._started = False
         self._left = anyio.Event()
         self._leaving = False
@@ -117,16 +152,17 @@ class Actor:
                 writing.start_soon(self._writer.run)
                 self._aside = writing
                 async with anyio.create_task_group() as self._tasks:
-                    self._equipment = Equipment(self.lease, self._shop, self._tasks, self._trail)
-                    self._turns = Turns(
-                        self._tasks,
-                        self._turn,
-                        self._shop.metrics,
-                        at_once=self._shop.user_turns,
-                        places=self._shop.places,
+                    shop, tell = self._shop, partial(self._writer.emit, "")
+                    self._equipment = Equipment(self.lease, shop, self._tasks, self._trail, tell)
+                    self._errands = Errands(
+                        self.lease, shop, self._equipment, self._consent, self._trail, tell, self._visits
                     )
+                    self._turns = Turns(
+                        self._tasks, self._turn, shop.metrics, at_once=shop.user_turns, places=shop.places
+                    )
+                    self._consultations = Consultations(self._tasks, self._answer)
                     self._started = True
-                    await self._recover()
+                    await self._estate.take_over()
                     await self._serve()
                     await self._close()
                 writing.cancel_scope.cancel()
@@ -143,11 +179,12 @@ class Actor:
             self._gone.set()
 
     async def _close(self) -> None:
+        self._consultations.stop()
         if self.why_left == "fenced":
             self._turns.abandon()
         await self._equipment.close()
-        if self.why_left == "fenced":
-            self._tasks.cancel_scope.cancel()
+        seconds = 0.0 if self.why_left == "fenced" else LAST_SECONDS
+        self._tasks.cancel_scope.deadline = anyio.current_time() + seconds
 
     async def leave(self, grace: float) -> None:
         """Give turns some seconds to end, hand the others over, and wait until all is closed."""
@@ -160,47 +197,6 @@ class Actor:
         self._left.set()
         self.ring()
         await self._gone.wait()
-
-    # Recovery
-
-    async def _recover(self) -> None:
-        """Fence earlier owners, and see what they have left half done."""
-        end = await self._shop.store.log.end(self.user)
-        self._writer.emit("", TakenOver(worker=self.lease.worker, before=end))
-        entries = await self._conversations.log()
-        await self._docket.open()
-        await self._conclude(entries)
-        for turn_id, left in begun(entries).items():
-            self._broken[turn_id] = past_of(left)
-        self._docket.resume(self._broken.keys())
-        for known in self._docket.ended:
-            if not any(entry.command_id == known.id and is_final(entry.event) for entry in entries):
-                self._broken.setdefault(known.id, Past())
-        waiting = {command.id for command in self._docket.waiting}
-        for turn_id in self._broken.keys() - waiting:
-            await self._tell_end(turn_id)
-        for turn_id in waiting:  # the log may have lost what it had
-            self._broken.setdefault(turn_id, Past())
-
-    async def _conclude(self, entries: list[Entry]) -> None:
-        """Record the ends that the log tells and the record does not have."""
-        ends = {entry.command_id: entry.event for entry in entries if is_final(entry.event)}
-        for command in self._docket.waiting:
-            event = ends.get(command.id)
-            if event is not None and is_final(event):
-                self._docket.drop(command)
-                await self._docket.end(command.id, event, tell=False)
-
-    async def _tell_end(self, turn_id: str) -> None:
-        """Tell how a turn ended that the log has not heard the end of."""
-        archive, past = self._shop.archive, self._broken.pop(turn_id)
-        known = await archive.accepted(self.user, turn_id) if archive else None
-        if known and known.run:
-            written = await self._shop.history.record.turn(self.user, known.session_id, known.run)
-            for event in past.missing(written):
-                self._writer.emit(turn_id, event)
-        outcome = known.outcome if known and known.outcome else failed(Interrupted())
-        await self._docket.end(turn_id, outcome)
 
     async def regain(self) -> None:
         """Take the lease anew in a store that has lost everything, and tell it what is going on.
@@ -227,6 +223,7 @@ class Actor:
                 await self._take_up(command)
             if not news and not self._left.is_set():
                 await self._bell.wait(1.0)
+                await self._equipment.rest()
                 if self._idle():
                     self.why_left = "idle"
                     self._left.set()
@@ -268,45 +265,35 @@ class Actor:
         """
         if self._look_again:
             return self._docket.take(Cancel)
-        return self._docket.take() if self._connecting is None else self._docket.take(Cancel, Disconnect)
+        return (
+            self._docket.take() if self._connecting is None else self._docket.take(Cancel, Disconnect, Answer)
+        )
 
     def _idle(self) -> bool:
-        if len(self._turns):
+        if len(self._turns) or len(self._consultations):
             self._used = time.monotonic()
         return time.monotonic() - self._used > self._shop.idle_timeout
 
     async def _take_up(self, command: Command) -> None:
         self._used = time.monotonic()
         if isinstance(command, Send):
-            await self._count(command)
-            if not self._leaving:  # else it stays in inbox and record
+            await self._estate.count(command)
+            if end := await self._estate.came_in(command):
+                await self._ended(command, end)
+            elif not self._leaving and not self._turns.steer(command):  # else it stays in inbox and record
                 self._turns.start(command)
-        elif isinstance(command, Connect):
+        elif isinstance(command, SignedIn | SignedOut):
+            self._tasks.start_soon(self._answer, command)
+        elif isinstance(command, Connect | ChangeServers):
             self._connecting = anyio.CancelScope()
             self._connected = anyio.Event()
             self._tasks.start_soon(self._connect_aside, command, self._connecting)
+        elif isinstance(command, Consultation):
+            self._consultations.start(command)
         else:
             await self._answer(command)
 
-    async def _count(self, command: Send) -> None:
-        """Count the owners that have died over a message, of which the record may know more than the log."""
-        past = self._broken.get(command.id)
-        if past is None or not (past.crashes or await self._has_begun(command, past)):
-            return
-        died = past.crashes
-        if self._shop.archive and not past.orderly:
-            died = await self._shop.archive.retry(self.user, command.id, epoch=self.lease.epoch)
-        if died >= ATTEMPTS:
-            self._given_up.add(command.id)
-        log.info("turn.resumed", user=self.user, turn=command.id, crashes=died)
-
-    async def _has_begun(self, command: Send, past: Past) -> bool:
-        """Tell whether there is something of a turn of which the log knows nothing."""
-        if past.starts:
-            return False
-        return bool(await self._shop.history.record.turn(self.user, command.session_id, command.run))
-
-    async def _connect_aside(self, command: Connect, scope: anyio.CancelScope) -> None:
+    async def _connect_aside(self, command: Connect | ChangeServers, scope: anyio.CancelScope) -> None:
         """Connect in a task of its own: a server may take its time, and a turn can be stopped meanwhile."""
         event: Final = failed(InvalidRequest("A disconnect came in between."))
         try:
@@ -334,12 +321,12 @@ class Actor:
         log.info("command.done", user=self.user, command=command.type, outcome=event.type)
         return event
 
-    async def _ended(self, command: Command, outcome: Final) -> None:
+    async def _ended(self, command: Command, outcome: Final, *, recorded: bool = False) -> None:
         """Record and tell an end; one that is another owner's to tell is left to them."""
         try:
             if isinstance(outcome, Failed) and outcome.code == Fenced.code:
                 raise Fenced
-            await self._docket.end(command.id, outcome, record=is_recorded(command))
+            await self._docket.end(command.id, outcome, record=is_recorded(command) and not recorded)
         except Fenced:
             self.fence("record")
 
@@ -350,38 +337,64 @@ class Actor:
             case Cancel():
                 stopped = await self._turns.stop(command.session_id)
                 return Cancelled(turns=stopped + await self._decline_overtaken(command.session_id))
+            case Answer(question_id=question_id):
+                self._talks.ring(question_id)
+                return Answered()
             case Disconnect():
                 return await self._disconnect(command)
             case DeleteSession():
                 return await self._delete(command.session_id)
+            case SwitchBranch():
+                return await self._switch(command)
             case Send():
                 raise InvalidRequest
+            case _:
+                return await self._errands.run(command)
 
     # Turns
 
     def _turn(self, command: Send) -> Turn:
+        past, give_up = self._estate.past(command), self._estate.gave_up(command)
+        tape = self._tapes.begin(command, model=self._equipment.backend, resumed=past is not None)
+        emit = partial(self._writer.emit, command.id)
         terms = Terms(
             scribe=self._conversations.scribe(command.session_id, self._equipment.backend),
-            emit=partial(self._writer.emit, command.id),
+            emit=tape.through(emit) if tape else emit,
             flush=self._writer.flush,
-            end=partial(self._end_turn, command),
+            end=partial(self._end_turn, command, tape),
             prepare=self._equipment.prepare,
             held=self._shop.until_held,
             trail=self._trail,
             metrics=self._shop.metrics,
             limit=self._shop.turn_timeout,
             parallel_calls=self._shop.parallel_calls,
+            talks=self._talks,
+            consent=self._consent,
+            meter=Meter(command.run, command.session_id, self._allowance, self._equipment.bill),
+            bill=self._equipment.bill,
+            server_calls=self._shop.server_calls,
             budget=self._shop.budget,
+            steering=Steering(command, self._ended),
+            doors=doors_of(
+                self._shop.plugins,
+                Occasion(request_id=command.id, user=self.user, session_id=command.session_id),
+                hold=self._shop.plugin_hold,
+                most=self._shop.model_limits.message_bytes,
+            ),
+            system_prompt=self._shop.system_prompt,
+            tape=tape,
         )
-        past = self._broken.pop(command.id, None)
-        return Turn(command, terms, past=past, give_up=command.id in self._given_up)
+        return Turn(command, terms, past=past, give_up=give_up)
 
-    async def _end_turn(self, command: Send, outcome: Final) -> None:
-        await self._ended(command, outcome)
+    async def _end_turn(self, command: Send, tape: Tape | None, outcome: Final, recorded: bool) -> None:
+        await self._tapes.keep(command, tape, outcome)
+        await self._ended(command, outcome, recorded=recorded)
         self._shop.metrics.turn_ended(ended_how(outcome))
         ready, archive = self._equipment.ready, self._shop.archive
-        if self._shop.summary and archive and ready:
-            self._aside.start_soon(self._conversations.sum_up, command.session_id, archive, ready.agent)
+        agent = ready.agents.any if ready else None
+        if self._shop.summary and archive and agent:
+            meter = Meter("summary", command.session_id, self._allowance, self._equipment.bill)
+            self._aside.start_soon(self._conversations.sum_up, command.session_id, archive, agent, meter)
 
     async def _decline_overtaken(self, session_id: str | None) -> int:
         """Stop messages that came before a cancel and still wait; return how many."""
@@ -408,6 +421,13 @@ class Actor:
             await self._equipment.rename_session(replace(config, session_id=new_id()))
         return SessionDeleted(existed=existed)
 
+    async def _switch(self, command: SwitchBranch) -> BranchSwitched:
+        """Show another branch of a session; no turn begins while this goes on."""
+        if self._turns.runs_in(command.session_id):
+            raise TurnRunning
+        await self._conversations.switch(command.session_id, command.message_id)
+        return BranchSwitched(session_id=command.session_id, message_id=command.message_id)
+
     async def _drop_waiting(self, session_id: str) -> None:
         """End messages that came behind a deletion: they would begin the session anew."""
         for command in self._docket.waiting:
@@ -424,6 +444,8 @@ class Actor:
         stopped = {*stopped, *self._turns}
         await self._turns.stop(session_id)
         existed = await self._conversations.erase(session_id)
+        await self._shop.grants.drop_session(self.user, session_id)
+        await self._tapes.drop_session(session_id)
         self._docket.release(await self._conversations.erase_log(session_id, set(stopped)))
         return existed
 
@@ -432,6 +454,7 @@ class Actor:
     async def _connect(self, command: Connect) -> Connected:
         """Open the new connections first; only when they are proven does anything change."""
         config = config_of(self._shop.vault.open(command.sealed, user=self.user, field="connect"))
+        await self._visits.before_connect(command.id, config)
         ready = await self._equipment.open(config)
         config = replace(config, tools=tuple(tool.name for tool in ready.toolbox.tools))
         try:
@@ -446,23 +469,26 @@ class Actor:
             raise
         if earlier and not self._shop.keep_history:
             await self._erase(earlier.session_id, stopped)
-        await self._adopt(command.user_id, config.session_id)
-        left_out = ready.toolbox.left_out
-        return Connected(session_id=config.session_id, tools=config.tools, left_out=left_out)
-
-    async def _adopt(self, user_id: str, session_id: str) -> None:
-        """Take over what a gateway has kept; if that fails now, the next connect tries again."""
-        try:
-            await self._shop.history.adopt(user_id, session_id=session_id, epoch=self.lease.epoch)
-        except StoreUnavailable:
-            log.warning("history.not_adopted", user=self.user)
+        await self._conversations.adopt(command.user_id, config.session_id)
+        self._visits.connected(command.id, config)
+        return Connected(
+            session_id=config.session_id,
+            tools=config.tools,
+            left_out=ready.toolbox.left_out,
+            sign_in={alias: each.sign_in for alias, each in ready.connections.items() if each.sign_in},
+        )
 
     async def _disconnect(self, disconnect: Disconnect) -> Disconnected:
+        config = await self._equipment.config()
+        await self._visits.before_disconnect(disconnect.id, config.session_id if config else "")
         if self._connecting:
             self._connecting.cancel()
             await self._connected.wait()
         stopped = set(self._turns)
         await self._turns.stop(None)
+        for consult in self._consultations.stop():
+            await self._ended(consult, failed(InvalidRequest("A disconnect came in between.")))
+        await self._talks.over("", {}, resumed=True)  # what was asked for apps
         overtaken = await self._docket.before(disconnect)
         await self._decline(overtaken, None)
         for command in overtaken:

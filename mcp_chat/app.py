@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 
 import anyio
 import structlog
-from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,52 +18,36 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mcp_chat import logs
-from mcp_chat.api import errors, operations, web
-from mcp_chat.api.auth import Auth
-from mcp_chat.api.bulk import Bulk
-from mcp_chat.api.events import Events
-from mcp_chat.api.health import Check, Health
-from mcp_chat.api.identity import Identity
-from mcp_chat.api.llmchat import LLMChat
-from mcp_chat.api.metrics import Scrape
-from mcp_chat.api.sessions import Sessions
-from mcp_chat.api.streams import Streams
-from mcp_chat.api.uploads import Uploads
-from mcp_chat.config import ServerConfig
-from mcp_chat.configs import UserConfigs
-from mcp_chat.connections import Connection, Dialer
-from mcp_chat.context import Budget
+from mcp_chat.api import errors, web
+from mcp_chat.api.endpoints import Endpoints
+from mcp_chat.api.openapi import openapi_route
+from mcp_chat.api.operations import operations
+from mcp_chat.api.sandbox import AppsOrigin
+from mcp_chat.assembly import workshop_of
 from mcp_chat.deaths import heard
-from mcp_chat.dispatch import Dispatch
 from mcp_chat.drain import Drain
 from mcp_chat.exceptions import ChatError, StoreUnavailable, WrongSchema
 from mcp_chat.feed import Feed
 from mcp_chat.heart import Heart, Heartbeat, LoopHeart
-from mcp_chat.history import ChatHistoryManager
-from mcp_chat.limits import ModelLimits, ServerLimits
-from mcp_chat.login.demo import DemoIdentity
-from mcp_chat.login.metered import Metered
 from mcp_chat.message import new_id
 from mcp_chat.metrics import Metrics
-from mcp_chat.netguard import Policy, Resolver
+from mcp_chat.mounting import endpoints_of
 from mcp_chat.ownership import Ownership
 from mcp_chat.parts import Parts, parts_of
-from mcp_chat.providers import Providers
-from mcp_chat.servers import current
+from mcp_chat.plugins.opening import open_plugins
+from mcp_chat.pool import Spare
+from mcp_chat.safety import chat_origins
 from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.stores.cipher import Sealing
-from mcp_chat.stores.memory import MemoryRates, MemoryStore
-from mcp_chat.stores.redis import RedisStore, open_leases, open_redis
+from mcp_chat.stores.memory import MemoryStore
+from mcp_chat.stores.redis import open_leases, open_redis
 from mcp_chat.stores.sql import open_sql
 from mcp_chat.workshop import Workshop
 
 log = structlog.get_logger()
 
 TIDY_EVERY = 3600.0
-HELD = 3.0
-"""Seconds after the last beat in which this worker may believe that the others know it to be alive."""
-
 CONFIG_TTL = 30 * 86_400
 """Seconds for which an unused configuration is kept in Redis when there is no database behind it."""
 
@@ -103,16 +85,21 @@ async def lifespan(parts: Parts, app: Starlette) -> AsyncIterator[None]:
     """Open the stores and serve until the worker has let its users go."""
     async with AsyncExitStack() as stack:
         store, archive = await open_stores(parts, stack)
+        metrics = Metrics()
+        plugins = await stack.enter_async_context(open_plugins(parts.settings, metrics))
+        spare = Spare()
+        stack.push_async_callback(spare.aclose)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         heart = heart_of(parts.settings, store)
         stack.push_async_callback(heart.stop)  # whatever ends the tasks, the worker is to look dead then
-        metrics = Metrics()
         feed = Feed(store.log, store.bells, tasks, metrics)
         feed.start()
-        workshop = workshop_of(parts, store, archive, heart, feed, metrics)
+        tasks.start_soon(spare.tend)
+        tasks.start_soon(plugins.watch)
+        workshop = workshop_of(parts, store, archive, heart, feed, metrics, spare, plugins)
         ownership = ownership_of(parts.settings, workshop, heart, tasks)
         await ownership.start()
-        mount(app, parts, workshop, ownership, feed)
+        mount(app, endpoints_of(parts, workshop, ownership, feed))
         left = look_after(app, parts.drain, ownership, archive, tasks)
         log.info("worker.ready", worker=ownership.worker)
         with replaced_if_broken(app):
@@ -169,7 +156,14 @@ def middleware(settings: Settings) -> list[Middleware]:
     In demo mode only names of this machine are served: a page elsewhere could otherwise point its own
     name at it.
     """
-    around = [Middleware(logs.RequestLog), Middleware(web.SecurityHeaders)]
+    origin, parents = settings.apps_origin, settings.frame_origins
+    headers = Middleware(web.SecurityHeaders, apps_origin=origin, frame_origins=parents)
+    around = [Middleware(logs.RequestLog), headers]
+    if settings.base_path:
+        around.append(Middleware(web.BasePath, path=settings.base_path))
+    if origin:
+        chat = chat_origins(settings)
+        around.append(Middleware(AppsOrigin, origin=origin, embedders=chat, ancestors=parents))
     if settings.auth == "demo":
         hosts = ["localhost", "127.0.0.1", "[::1]", settings.host]
         around.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False))
@@ -183,17 +177,21 @@ async def open_stores(parts: Parts, stack: AsyncExitStack) -> tuple[Store, Archi
     database_url = settings.database_url.get_secret_value()
     archive: Archive | None = None
     if database_url:
-        opened = open_sql(database_url, cipher, audit_days=settings.audit_days)
+        opened = open_sql(
+            database_url, cipher, audit_days=settings.audit_days, usage_days=settings.usage_days
+        )
         archive = await stack.enter_async_context(opened)
         await check_schema(archive)
     if not redis_url:
-        return MemoryStore(max_messages=settings.history_max_messages), archive
+        memory = MemoryStore(max_messages=settings.history_max_messages, usage_days=settings.usage_days)
+        return memory, archive
     redis = open_redis(
         redis_url,
         cipher=cipher,
         max_messages=settings.history_max_messages,
         history_ttl=settings.history_ttl,
         session_ttl=settings.session_ttl if archive else CONFIG_TTL,
+        usage_days=settings.usage_days,
     )
     return await stack.enter_async_context(redis), archive
 
@@ -234,187 +232,11 @@ def ownership_of(settings: Settings, workshop: Workshop, heart: Heartbeat, tasks
     )
 
 
-def workshop_of(
-    parts: Parts, store: Store, archive: Archive | None, heart: Heartbeat, feed: Feed, metrics: Metrics
-) -> Workshop:
-    """Return what the actors work with."""
-    settings = parts.settings
-    connection = connection_of(settings, parts.policy)
-    now = partial(current, listed=parts.servers, origins=parts.gateway_origins)
-    return Workshop(
-        store=store,
-        archive=archive,
-        configs=UserConfigs(store.configs, archive, parts.vault),
-        history=history_of(settings, store, archive),
-        vault=parts.vault,
-        providers=providers_of(parts),
-        connection=lambda server, resolver: connection(now(server), resolver),
-        held=lambda: heart.beats(HELD),
-        deliver=feed.deliver,
-        metrics=metrics,
-        turn_timeout=settings.turn_timeout,
-        model_timeout=settings.model_timeout,
-        tool_rounds=settings.tool_rounds,
-        model_limits=ModelLimits(calls=settings.max_calls, message_bytes=settings.max_model_bytes),
-        parallel_calls=settings.parallel_calls,
-        user_turns=settings.max_user_turns,
-        places=CapacityLimiter(settings.max_turns),
-        idle_timeout=settings.idle_timeout,
-        session_ttl=settings.session_ttl,
-        budget=budget_of(settings),
-        keep_history=settings.keep_history,
-        summary=settings.summary,
-    )
-
-
-def connection_of(settings: Settings, policy: Policy) -> Callable[[ServerConfig, Resolver], Connection]:
-    """Return what connects to an MCP server, with names looked up for its user."""
-    silence, limits = settings.tool_timeout + 5, server_limits(settings)
-    dialer = partial(Dialer, policy, timeout=settings.connect_timeout, silence=silence, limits=limits)
-    return lambda server, resolver: Connection(
-        server,
-        dialer(resolver=resolver),
-        connect_timeout=settings.connect_timeout,
-        tool_timeout=settings.tool_timeout,
-        limits=limits,
-    )
-
-
-def server_limits(settings: Settings) -> ServerLimits:
-    """Return what an MCP server may send."""
-    return ServerLimits(
-        tools=settings.max_tools,
-        tool_bytes=settings.max_tool_bytes,
-        tools_bytes=settings.max_tools_bytes,
-        schema_depth=settings.max_schema_depth,
-        result_bytes=settings.max_result_bytes,
-        event_bytes=settings.max_event_bytes,
-        answer_bytes=settings.max_answer_bytes,
-    )
-
-
-def providers_of(parts: Parts) -> Providers:
-    """Return what makes models."""
-    settings = parts.settings
-    return Providers(
-        parts.entries,
-        policy=parts.policy,
-        ollama_url="" if settings.ollama_url == "off" else settings.ollama_url,
-        silence=settings.model_timeout,
-        max_answer=settings.max_answer_bytes,
-    )
-
-
-def history_of(settings: Settings, store: Store, archive: Archive | None) -> ChatHistoryManager:
-    """Return the histories of all users."""
-    return ChatHistoryManager(
-        store.redis if isinstance(store, RedisStore) else None,
-        settings.history_max_messages,
-        settings.history_ttl,
-        archive,
-        window=store.window,
-        budget=budget_of(settings),
-    )
-
-
-def budget_of(settings: Settings) -> Budget:
-    """Return how much of a conversation a model is shown."""
-    return Budget(
-        messages=settings.history_max_messages,
-        tokens=settings.context_tokens,
-        result=settings.tool_result_characters,
-    )
-
-
-def mount(app: Starlette, parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed) -> None:
+def mount(app: Starlette, endpoints: Endpoints) -> None:
     """Put the routes in place, now that there is something behind them."""
-    settings, identity = parts.settings, metered(parts, workshop.store)
-    demo = parts.identity if isinstance(parts.identity, DemoIdentity) else None
-    streams, bulk = Streams(settings.max_streams), Bulk()
-    chat = chat_of(replace(parts, identity=identity), workshop, ownership, feed, streams)
-    sessions = Sessions(
-        identity=identity,
-        dispatch=chat.dispatch,
-        archive=workshop.archive,
-        record=workshop.history.record,
-        configs=workshop.configs,
-        budget=workshop.budget,
-        max_body=settings.max_body_bytes,
-        max_import=settings.max_import_bytes,
-        max_sessions=settings.max_sessions,
-        bulk=bulk,
-    )
-    uploads = Uploads(
-        identity=identity,
-        archive=workshop.archive,
-        max_upload=settings.max_upload_bytes,
-        upload_quota=settings.upload_quota_bytes,
-        bulk=bulk,
-    )
-    events = Events(
-        identity=identity,
-        streams=streams,
-        dispatch=chat.dispatch,
-        configs=workshop.configs,
-        record=workshop.history.record,
-        max_messages=settings.history_max_messages,
-    )
-    auth = Auth(identity=identity, demo=demo, max_body=settings.max_body_bytes)
-    scrape = Scrape(metrics=workshop.metrics)
-    health = health_of(workshop, parts.drain)
-    listed = operations.operations(chat, events, sessions, uploads, auth, health, scrape)
+    listed = operations(endpoints)
     app.router.routes[:] = [
         *(operation.route() for operation in listed),
-        operations.openapi_route(listed, version=version("mcp-chat")),
+        openapi_route(listed, version=version("mcp-chat")),
         *web.routes(),
     ]
-
-
-def metered(parts: Parts, store: Store) -> Identity:
-    """Return what proves who asks, and counts how often; while the store is away each worker its share."""
-    per_minute = parts.settings.requests_per_minute
-    if not per_minute:
-        return parts.identity
-    share = max(1, per_minute // parts.settings.workers)
-    return Metered(parts.identity, store.rates, MemoryRates(), per_minute=per_minute, spare_per_minute=share)
-
-
-def chat_of(parts: Parts, workshop: Workshop, ownership: Ownership, feed: Feed, streams: Streams) -> LLMChat:
-    """Return what answers the contract's requests."""
-    settings, record = parts.settings, workshop.history.record
-    patience = settings.turn_timeout + 60
-    return LLMChat(
-        identity=parts.identity,
-        streams=streams,
-        dispatch=Dispatch(
-            workshop.store,
-            workshop.archive,
-            record,
-            ownership,
-            feed,
-            patience=patience,
-            queue=settings.queue_length,
-        ),
-        store=workshop.store,
-        configs=workshop.configs,
-        history=workshop.history,
-        vault=workshop.vault,
-        providers=workshop.providers,
-        servers=parts.servers,
-        archive=workshop.archive,
-        max_messages=settings.history_max_messages,
-        max_body=settings.max_body_bytes,
-        max_message=settings.max_message_bytes,
-        max_servers=settings.max_servers,
-        max_sessions=settings.max_sessions,
-        policy=parts.policy,
-        gateway_origins=parts.gateway_origins,
-    )
-
-
-def health_of(workshop: Workshop, drain: Drain) -> Health:
-    """Return what tells whether this worker is ready."""
-    checks: dict[str, Check] = {"store": workshop.store.ping}
-    if workshop.archive:
-        checks["database"] = workshop.archive.ping
-    return Health(checks=checks, draining=lambda: drain.draining)

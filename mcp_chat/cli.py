@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mcp_chat import audit_cli, keys_cli, sessions_cli
+from mcp_chat import audit_cli, keys_cli, plugins_cli, replay_cli, sessions_cli, usage_cli
 from mcp_chat.exceptions import ChatError, SettingsError
-from mcp_chat.settings import Settings, as_text, env_example, load_settings, read_env_file
+from mcp_chat.settings import Settings, env_example, load_settings, read_env_file
+from mcp_chat.spelling import as_text
 
 app = typer.Typer(
     name="mcp-chat", help="A chat for MCP gateways.", no_args_is_help=True, add_completion=False
@@ -17,6 +18,9 @@ app = typer.Typer(
 app.add_typer(sessions_cli.app)
 app.add_typer(keys_cli.app)
 app.command()(audit_cli.audit)
+app.command()(replay_cli.replay)
+app.command()(usage_cli.usage)
+app.command()(plugins_cli.plugins)
 
 
 @app.command()

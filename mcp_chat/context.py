@@ -4,8 +4,9 @@ The rules, in the order in which a budget is given away:
 
 1. The newest message is always shown. One that does not fit is shortened with a note that says so.
 2. System messages come first. They never take more than half of the tokens from the newest message.
+   Of these the session's own system prompt is the first of all, in a quarter of the tokens at most.
 3. If something is left out, or was not even given, and the session has a summary of it, the summary comes
-   before everything else, in a quarter of the tokens at most.
+   before everything else but that, in a quarter of the tokens at most.
 4. Pinned messages stand where they were said. The newest are tried first; those that do not fit are left out.
 5. The others follow from the newest to the oldest, without a gap, until one does not fit. Then what is shown
    begins with a message of the user's, as some providers want it.
@@ -21,12 +22,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal
 
-from mcp_chat.message import Message, Part, complete
+from mcp_chat.manner import SYSTEM_PROMPT, manner_of
+from mcp_chat.message import Message, Part, carried, complete
 from mcp_chat.session import Session
 
 IMAGE = 425
@@ -63,6 +65,10 @@ class Budget:
             if getattr(self, name) < least:
                 raise ValueError(f"The budget's {name} are at least {least}.")
 
+    def within(self, tokens: int) -> Budget:
+        """Return the budget with no more than so many tokens, as far as a budget may be that small."""
+        return replace(self, tokens=max(64, min(self.tokens, tokens)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
@@ -95,7 +101,7 @@ def estimate(text: str) -> int:
 def tokens_of(message: Message) -> int:
     """Return about how many tokens a message is, with its attachments and the arguments of its calls."""
     calls = sum(estimate(call.name) + estimate(_as_json(call.args)) for call in message.tool_calls)
-    return PER_MESSAGE + estimate(message.content) + calls + sum(_tokens_of_part(p) for p in message.parts)
+    return PER_MESSAGE + estimate(message.content) + calls + sum(_tokens_of_part(p) for p in carried(message))
 
 
 def _as_json(args: Mapping[str, Any]) -> str:
@@ -114,6 +120,12 @@ def may_be_cut(session: Session, budget: Budget) -> bool:
     return len(session.messages) >= budget.messages
 
 
+def last_in(session: Session, ids: Collection[str], *more: Message) -> Session:
+    """Return a session in which these messages come last, whatever was said since, and more behind them."""
+    ordered = sorted(session.messages, key=lambda message: message.id in ids)
+    return replace(session, messages=(*ordered, *more))
+
+
 def shown(session: Session, budget: Budget, *, cut: bool = False) -> Context:
     """Return what the model is shown of a session; the module's text has the rules.
 
@@ -122,7 +134,7 @@ def shown(session: Session, budget: Budget, *, cut: bool = False) -> Context:
     Args:
         cut: There may be messages before those that the session is given with.
     """
-    groups = _groups(session)
+    groups = [*_prompting(session, budget), *_groups(session)]
     context = _chosen(groups, budget, None, cut)
     summary = _summary(session)
     return (
@@ -130,8 +142,8 @@ def shown(session: Session, budget: Budget, *, cut: bool = False) -> Context:
     )
 
 
-Rank = Literal["summary", "system", "pinned", "usual"]
-_FIRST: dict[Rank, int] = {"summary": 0, "system": 1, "pinned": 2, "usual": 2}
+Rank = Literal["prompt", "summary", "system", "pinned", "usual"]
+_FIRST: dict[Rank, int] = {"prompt": 0, "summary": 1, "system": 2, "pinned": 3, "usual": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,10 +208,12 @@ def _chosen(groups: list[_Group], budget: Budget, summary: Message | None, cut: 
     """Give the budget away; see the rules."""
     if not groups:
         return Context()
-    newest = next((g for g in reversed(groups) if g.rank != "system"), groups[-1])
+    newest = next((g for g in reversed(groups) if g.rank not in ("system", "prompt")), groups[-1])
     room = _Room(budget)
     kept = _kept_for(newest, budget)
     room.give_back(-kept[0], -kept[1])
+    for group in _of(groups, "prompt", newest):
+        room.take(group)
     for group in _of(groups, "system", newest):
         room.take(group)
     summarized = summary is not None and room.take(_summarizing(summary, budget))
@@ -274,6 +288,25 @@ def _pinned(session: Session) -> frozenset[str]:
     return frozenset(each for each in ids if isinstance(each, str)) if isinstance(ids, list) else frozenset()
 
 
+# The system prompt
+
+
+def prompted(session: Session, prompt: str) -> Session:
+    """Return the session with a system prompt where it has none of its own."""
+    if not prompt or manner_of(session.context).system_prompt is not None:
+        return session
+    return replace(session, context={**session.context, SYSTEM_PROMPT: prompt})
+
+
+def _prompting(session: Session, budget: Budget) -> list[_Group]:
+    prompt = manner_of(session.context).system_prompt
+    if not prompt or not prompt.strip():
+        return []
+    message = Message(role="system", content=prompt, id=f"{session.id}-system", created_at=session.created_at)
+    fitted = _fitted(message, budget.tokens // 4)
+    return [_Group(place=-2, rank="prompt", messages=(fitted,), shortened=int(fitted is not message))]
+
+
 # The summary
 
 
@@ -345,7 +378,7 @@ def _fitted(message: Message, tokens: int) -> Message:
 
 def _without_parts(message: Message, tokens: int) -> Message:
     """The message with its attachments, if they leave half of the tokens to the text, or with a note."""
-    if sum(_tokens_of_part(part) for part in message.parts) <= tokens // 2:
+    if sum(_tokens_of_part(part) for part in carried(message)) <= tokens // 2:
         return message
     note = f"[{len(message.parts)} attachments left out: too large]"
     return replace(message, parts=(), content=f"{message.content}\n{note}".strip())

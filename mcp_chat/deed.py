@@ -15,7 +15,7 @@ from mcp_chat.config import UserConfig
 from mcp_chat.message import Message, ToolCall, new_id, now
 from mcp_chat.urls import origin_of
 
-Action = Literal["connect", "reconnect", "disconnect", "call"]
+Action = Literal["connect", "reconnect", "disconnect", "call", "app_call", "answer", "approve", "block"]
 Decision = Literal["allowed", "refused"]
 
 
@@ -28,7 +28,7 @@ class Deed:
         server: The alias of an MCP server, or `model`; and the origin if it is the user's own.
         arguments: A hash of a call's exact arguments.
         decision: Whether it was allowed to happen.
-        by: Who has allowed it: `policy`, or later a person.
+        by: Who has allowed it: `policy`, a `user`, or a `grant` that they have given before.
         outcome: How it went: `succeeded`, `failed`, `unknown`, `stopped`, or an error's code.
         ms: How long it took, in milliseconds.
     """
@@ -60,6 +60,9 @@ LOGGED = {
     "ms": "ms",
 }
 
+NAMELESS = frozenset({"invalid_arguments", "unknown_tool"})
+"""Reasons for which a call was not made that may have no tool: what the model calls one is its own text."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
@@ -84,17 +87,21 @@ def _told(url: str) -> str:
         return "?"
 
 
-def of_call(call: ToolCall, result: Message, *, run: str, turn: str, session_id: str, refused: str) -> Deed:
+def of_call(
+    call: ToolCall, result: Message, *, run: str, turn: str, session_id: str, refused: str, by: str = "policy"
+) -> Deed:
     """Return the deed of a tool call by its result.
 
     Args:
         run: Begins the ids of the turn's messages: whoever runs the turn gives the same deed the same id.
-        refused: Why it was not made; what the model then calls a tool is its own text, and left out.
+        refused: Why it was not made.
+        by: Who has said so.
     """
-    named = not refused and _NAME.match(call.name)
+    named = refused not in NAMELESS and _NAME.match(call.name)
     return Deed(
         action="call",
         decision="refused" if refused else "allowed",
+        by=by,
         id=hashlib.sha256(f"{run} {call.id}".encode()).hexdigest()[:32],
         session_id=session_id,
         turn=turn,
@@ -106,10 +113,35 @@ def of_call(call: ToolCall, result: Message, *, run: str, turn: str, session_id:
     )
 
 
+def of_rule(server: str, tool: str, verdict: str) -> Deed:
+    """Return the deed of a user who decides about all calls of a tool."""
+    decision: Decision = "refused" if verdict == "deny" else "allowed"
+    named = tool if _NAME.match(tool) else ""
+    return Deed(action="approve", decision=decision, by="user", server=server, tool=named, outcome=verdict)
+
+
+def of_block(block: Mapping[str, str], *, turn: str, session_id: str) -> Deed:
+    """Return the deed of a plugin that has blocked a turn: its name and its code, as far as they are names.
+
+    Args:
+        block: As the history keeps it; see `mcp_chat.plugins.blocks.noted`.
+    """
+    plugin, code = block["plugin"], block["code"]
+    return Deed(
+        action="block",
+        decision="refused",
+        session_id=session_id,
+        turn=turn,
+        server="plugin",
+        tool=plugin if _NAME.match(plugin) else "",
+        outcome=code if _NAME.match(code) else "blocked",
+    )
+
+
 def _outcome(result: Message) -> str:
     if outcome := result.metadata.get("outcome"):
         return str(outcome)
-    for mark in ("stopped", "interrupted"):
+    for mark in ("blocked", "stopped", "interrupted"):
         if result.metadata.get(mark):
             return mark
     return "succeeded" if result.status == "success" else "failed"

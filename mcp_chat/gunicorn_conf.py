@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import shutil
 import socket
@@ -52,6 +53,16 @@ def _forget() -> None:
     """Remove the metrics of a master that does not get as far as `on_exit`; a worker's end is none."""
     if os.getpid() == _loader:
         shutil.rmtree(_metrics, ignore_errors=True)
+
+
+def when_ready(arbiter: Any) -> None:
+    """Do for all workers what each would do, and keep the collector of garbage off the memory they share."""
+    if arbiter.cfg.preload_app:
+        from mcp_chat.models.openai import warm_up  # noqa: PLC0415 - the application is loaded now
+
+        warm_up()
+        gc.collect()
+        gc.freeze()
 
 
 def pre_fork(arbiter: Any, worker: Any) -> None:

@@ -12,11 +12,11 @@ from mcp_chat.identity import user_key
 from mcp_chat.message import ID, Message, Role, new_id
 from mcp_chat.record import DEFAULT, Record
 from mcp_chat.session import Session, fitting
-from mcp_chat.stores.base import Archive, Window
+from mcp_chat.stores.base import Archive, Usages, Window
 from mcp_chat.stores.client import Client
 from mcp_chat.stores.gateway import GatewayHistory
 from mcp_chat.stores.memory import MemoryStore
-from mcp_chat.stores.redis import RedisWindow
+from mcp_chat.stores.redis_window import RedisWindow
 from mcp_chat.stores.scripts import Scripts
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class ChatHistoryManager:
         archive: The record of everything, or None.
         window: The windows to use instead of those of `redis_client`.
         budget: What a model is shown; by default `max_messages`.
+        usages: Counts what is spent, where there is no archive.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class ChatHistoryManager:
         *,
         window: Window | None = None,
         budget: Budget | None = None,
+        usages: Usages | None = None,
     ) -> None:
         window = window or _window(redis_client, max_messages, ttl)
-        self.record = Record(window, archive, max_messages=max_messages)
+        self.record = Record(window, archive, max_messages=max_messages, usages=usages)
         self._archive = archive
         self._budget = budget or Budget(messages=max_messages)
         self._gateway = GatewayHistory(redis_client) if redis_client else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, Literal
@@ -32,6 +32,8 @@ def now() -> datetime:
 
 def wellformed(text: str) -> str:
     """Return the text without lone surrogates, which JSON can carry and UTF-8 cannot."""
+    if text.isascii():
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -45,15 +47,33 @@ def title(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens, as the provider counted them."""
+    """Tokens, as the provider counted them, and what they cost.
+
+    Attributes:
+        cached_tokens: The part of the input that the provider had kept from before.
+        reasoning_tokens: The part of the output that the model thought.
+        cost_nanos: Billionths of a US dollar: integers add up without a rest.
+        estimated: Some of it was counted here, because the provider had not.
+        unpriced: Some of it has no known price.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nanos: int = 0
+    estimated: bool = False
+    unpriced: bool = False
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            cost_nanos=self.cost_nanos + other.cost_nanos,
+            estimated=self.estimated or other.estimated,
+            unpriced=self.unpriced or other.unpriced,
         )
 
 
@@ -76,12 +96,16 @@ class Part:
 
     Attributes:
         size: In bytes.
+        server: The alias of the MCP server that it comes from, empty if the user has sent it.
+        uri: What that server calls it.
     """
 
     upload_id: str
     media_type: str
     name: str
     size: int
+    server: str = ""
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +126,22 @@ class Message:
 
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 """Messages as JSON: ``MESSAGE.dump_json(m)`` and ``MESSAGE.validate_json(b)``."""
+
+
+PRIVATE = "blocks"
+"""In the metadata of a model's message: what is between us and its provider, and nobody else's business."""
+
+
+def public(message: Message) -> Message:
+    """Return a message as it is shown, carried away and brought along."""
+    if PRIVATE not in message.metadata:
+        return message
+    return replace(message, metadata={k: v for k, v in message.metadata.items() if k != PRIVATE})
+
+
+def carried(message: Message) -> tuple[Part, ...]:
+    """Return the files that go to the model with a message; of a tool's files it has the text alone."""
+    return message.parts if message.role == "user" else ()
 
 
 def complete(messages: tuple[Message, ...]) -> tuple[Message, ...]:

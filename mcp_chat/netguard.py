@@ -12,11 +12,9 @@ for the former.
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,19 +29,22 @@ import httpcore2
 import httpx
 import httpx2
 
+from mcp_chat.answers import MAX_BODY_BYTES, AnswerTooLarge, Pace, capped
 from mcp_chat.exceptions import InvalidRequest, ServerUnavailable
+from mcp_chat.pool import Lender, Spare
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
-MAX_BODY_BYTES = 8 * 1024 * 1024
 RESOLVE_SECONDS = 3.0
-_AT_ONCE = 1000  # events that nobody is held up for
 _MAX_DIALS = 4  # of a name's addresses; all of them are judged
 _LOOKUPS_AT_ONCE: Final = 2  # of one user: a slow DNS server keeps its thread longer than anybody waits
 _THREADS = ThreadPoolExecutor(64, "lookup")
 _POOL: dict[str, Any] = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 5}
+LISTENS_PER_SECOND, LISTENS_AT_ONCE = 1.0, 10
+"""Streams that a client may ask for, one after the other, on which a server tells what was not asked for."""
+
 _UNREACHABLE = (
     httpcore.ConnectError,
     httpcore.ConnectTimeout,
@@ -84,7 +85,7 @@ _OTHER_PORTS = _numbers(
     "6667 11211 27017",
 )
 _URL = re.compile(
-    r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@%:\\\[\]]+)(:[0-9]{1,5})?([/?][^\s#\\]*)?", re.ASCII | re.IGNORECASE
+    r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@%:\\\[\]]+)(:[0-9]{0,5})?([/?][^\s#\\]*)?", re.ASCII | re.IGNORECASE
 )
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
@@ -96,15 +97,6 @@ class AddressNotAllowed(InvalidRequest):
     """This address is not allowed. Check the URL, or ask the operator to allow the server's network."""
 
     code = "address_not_allowed"
-
-
-class AnswerTooLarge(ServerUnavailable, httpx2.SSEError, httpx2.StreamError):
-    """The server's answer is too large, or it is compressed although we asked for a plain one."""
-
-    # Errors of a stream, too: the mcp library then fails the one call with these words and keeps the
-    # connection.
-    code = "answer_too_large"
-    retryable = False
 
 
 def check_url(url: str, policy: Policy | None = None) -> str:
@@ -258,13 +250,15 @@ class _Guard(Generic[S]):
     Args:
         policy: What is allowed.
         resolver: Asked once per dial.
+        network: Dials, if it is not to be the usual one.
     """
 
     _network: Any
 
-    def __init__(self, policy: Policy, resolver: Resolver = resolve) -> None:
+    def __init__(self, policy: Policy, resolver: Resolver = resolve, network: Any = None) -> None:
         self._policy = policy
         self._resolve = resolver
+        self._network = network or self._network
 
     async def connect_tcp(
         self,
@@ -336,92 +330,18 @@ class GuardedBackend2(_Guard[httpcore2.AsyncNetworkStream], httpcore2.AsyncNetwo
     _network = httpcore2.AnyIOBackend()
 
 
-_ENDS = {
-    "text/event-stream": re.compile(rb"\r\n\r\n|\n\n|\r\r"),
-    "application/x-ndjson": re.compile(rb"\n"),
-}
-
-
-class _Pace:
-    """Lets so many events through each second, after some at once; the others wait, and so does who sends."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._due = 0.0
-
-    async def keep(self, events: int) -> None:
-        """Wait until so many more may come."""
-        now = time.monotonic()
-        self._due = max(self._due, now - _AT_ONCE / self._rate) + events / self._rate
-        if self._due > now:
-            await anyio.sleep(self._due - now)
-
-
-class _Capped(httpx.AsyncByteStream, httpx2.AsyncByteStream):
-    """A response body that ends with an error once it, or one event in it, is too large."""
-
-    def __init__(
-        self,
-        stream: Any,
-        *,
-        max_total: float,
-        max_event: float,
-        ends: re.Pattern[bytes] | None,
-        pace: _Pace | None = None,
-    ) -> None:
-        self._pace = pace
-        self._stream = stream
-        self._max_total = max_total
-        self._max_event = max_event
-        self._ends = ends
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the body."""
-        total, event, tail = 0, 0, b""
-        async for chunk in self._stream:
-            total += len(chunk)
-            largest, event = self._events(tail + chunk, event - len(tail))
-            tail = (tail + chunk)[-3:]
-            if total > self._max_total or largest > self._max_event:
-                raise AnswerTooLarge
-            if self._pace and self._ends:
-                await self._pace.keep(len(self._ends.findall(chunk)))
-            yield chunk
-
-    def _events(self, text: bytes, before: int) -> tuple[int, int]:
-        """Return the sizes of the largest and of the last event, so many bytes of which came before."""
-        largest = 0
-        for end in self._ends.finditer(text) if self._ends else ():
-            largest = max(largest, before + end.end())
-            before = -end.end()
-        last = before + len(text)
-        return max(largest, last), last
-
-    async def aclose(self) -> None:
-        """Close the connection or give it back."""
-        await self._stream.aclose()
-
-
-def _capped(
-    response: Any, accept: str, max_bytes: int, max_event: int | None = None, pace: _Pace | None = None
-) -> _Capped:
-    """Return a response's body; of a stream that was asked for, only each event is limited."""
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    ends = _ENDS.get(kind) if response.is_success else None
-    total: float = max_bytes
-    if ends:  # who does not ask for events may read all of them before looking; models stream like that
-        total = math.inf if kind in accept else 8 * max_bytes
-    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        total = 0  # how large it is, is known only when it is too late
-    most = max_event if ends and max_event else max_bytes
-    return _Capped(response.stream, max_total=total, max_event=most, ends=ends, pace=pace)
-
-
 def _prepare(request: Any, policy: Policy | None) -> None:
     """Refuse a scheme that is not allowed, also that of a stored URL or of a redirect."""
     if policy is not None and request.url.scheme not in policy.schemes:
         raise AddressNotAllowed
     request.headers["accept-encoding"] = "identity"
+
+
+def _listens(request: httpx2.Request) -> bool:
+    """Tell whether a server is asked for what it tells of its own accord, in either generation."""
+    if request.method == "GET":
+        return "text/event-stream" in request.headers.get("accept", "")
+    return request.headers.get("mcp-method") == "subscriptions/listen"
 
 
 _tls = cache(httpx2.create_ssl_context)  # takes 20 ms: once per process, and not at import
@@ -450,7 +370,7 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
         """Send a request."""
         _prepare(request, self._policy)
         response = await super().handle_async_request(request)
-        response.stream = _capped(response, request.headers.get("accept", ""), self._max_bytes)
+        response.stream = capped(response, request.headers.get("accept", ""), self._max_bytes)
         return response
 
 
@@ -461,6 +381,8 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         policy: As above, like all others but one.
         max_event: Largest event of an event stream, if that is not `max_bytes`.
         max_rate: Events of all its streams in a second; the stream of a sender with more is read later.
+        spare: The idle sockets that it shares with all others of the same policy; cookies are never kept.
+        network: Dials, if it is not to be the usual one.
     """
 
     def __init__(
@@ -471,23 +393,37 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         max_event: int | None = None,
         max_rate: float | None = None,
         resolver: Resolver = resolve,
+        spare: Spare | None = None,
+        network: httpcore2.AsyncNetworkBackend | None = None,
     ) -> None:
         super().__init__(verify=_tls(), trust_env=False)
         self._max_bytes = max_bytes
         self._max_event = max_event
-        self._pace = _Pace(max_rate) if max_rate else None
+        self._pace = Pace(max_rate) if max_rate else None
         self._policy = policy
-        if policy is not None:  # the parent has no parameter for it
-            guard = GuardedBackend2(policy, resolver)
-            self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
+        guard = network if policy is None else GuardedBackend2(policy, resolver, network)
+        self._pool = Lender(spare, policy, ssl_context=_tls(), network_backend=guard)
+        self._listens = Pace(LISTENS_PER_SECOND, at_once=LISTENS_AT_ONCE)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request."""
         _prepare(request, self._policy)
+        if _listens(request):
+            await self._listen(request)
         response = await super().handle_async_request(request)
+        response.headers.pop("set-cookie", None)
         accept = request.headers.get("accept", "")
-        response.stream = _capped(response, accept, self._max_bytes, self._max_event, self._pace)
+        response.stream = capped(response, accept, self._max_bytes, self._max_event, self._pace)
         return response
+
+    async def _listen(self, request: httpx2.Request) -> None:
+        """Let the server be silent while it has nothing to tell; it may not have us ask all the time.
+
+        The SDK asks again whenever such a stream ends, at once if the server wants that, and without end.
+        """
+        await self._listens.keep(1)
+        timeout = {**request.extensions.get("timeout", {}), "read": None}
+        request.extensions = {**request.extensions, "timeout": timeout}
 
 
 def guarded_client(
@@ -516,9 +452,26 @@ def guarded_client2(
     max_event: int | None = None,
     max_rate: float | None = None,
     resolver: Resolver = resolve,
+    spare: Spare | None = None,
+    auth: httpx2.Auth | None = None,
+    network: httpcore2.AsyncNetworkBackend | None = None,
 ) -> httpx2.AsyncClient:
-    """Return the same for MCP servers and their OAuth discovery, with headers for every request."""
+    """Return the same for MCP servers and their OAuth discovery, with headers for every request.
+
+    It keeps no cookies. Headers and `auth` are its own, whatever sockets it shares.
+
+    Args:
+        network: Dials, if it is not to be the usual one.
+    """
     transport = GuardedTransport2(
-        policy, max_bytes=max_bytes, max_event=max_event, max_rate=max_rate, resolver=resolver
+        policy,
+        max_bytes=max_bytes,
+        max_event=max_event,
+        max_rate=max_rate,
+        resolver=resolver,
+        spare=spare,
+        network=network,
     )
-    return httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)
+    return httpx2.AsyncClient(
+        transport=transport, headers=headers, auth=auth, timeout=timeout, trust_env=False
+    )

@@ -84,6 +84,12 @@ class Ownership:
         self._tasks.start_soon(self._look)
         self._tasks.start_soon(self._renew)
 
+    async def hand_over(self, user: str) -> None:
+        """Have the inbox looked at in which there is something new; whoever waits for it wakes again."""
+        if (actor := self._actors.get(user)) and not self.leaving:
+            return actor.ring()  # if it is not the owner any more, it sees that itself
+        return await self.wake(user)
+
     async def wake(self, user: str, why: Claim = "message") -> None:
         """Make sure that somebody serves the user and looks at the inbox now."""
         lease = await self._store.leases.get(user)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Network
 from types import MappingProxyType
 
@@ -25,12 +25,15 @@ from mcp_chat.login.keys import JWKS, FixedKey, Keys, public_key
 from mcp_chat.login.proxy import ProxyIdentity
 from mcp_chat.login.token import BearerIdentity, TokenCheck
 from mcp_chat.netguard import Policy, check_url
+from mcp_chat.plugins.opening import check_plugins
+from mcp_chat.prices import load_prices
 from mcp_chat.providers import load_packages
 from mcp_chat.safety import check_settings, encryption_keys
 from mcp_chat.servers import read_servers
 from mcp_chat.settings import Settings
 from mcp_chat.urls import origin_of
 from mcp_chat.vault import Vault
+from mcp_chat.verdicts import Verdict
 
 log = structlog.get_logger()
 
@@ -57,13 +60,15 @@ def parts_of(settings: Settings) -> Parts:
     """
     check_settings(settings)
     check_stores(settings)
+    check_plugins(settings)
     logs.set_up(settings.log_level)
     entries = read_catalogue(settings.models_file)
     load_packages(entries)
+    load_prices()
     return Parts(
         settings=settings,
         entries=entries,
-        servers={**demo_servers(), **read_servers(settings.servers_file)},
+        servers=servers_of(settings),
         identity=identity_of(settings),
         vault=vault_of(settings),
         drain=Drain(),
@@ -159,10 +164,21 @@ def origins_of(settings: Settings) -> frozenset[str]:
         raise SettingsError(f"MCP_CHAT_GATEWAY_ORIGINS: {error}") from None
 
 
+def servers_of(settings: Settings) -> dict[str, ServerConfig]:
+    """Return the operator's servers; without an origin for apps none has apps."""
+    listed = {**demo_servers(), **read_servers(settings.servers_file)}
+    if settings.apps_origin:
+        return listed
+    if with_apps := [name for name, server in listed.items() if server.apps]:
+        log.warning("apps.off", servers=with_apps, advice="set MCP_CHAT_APPS_ORIGIN")
+    return {name: replace(server, apps=False) for name, server in listed.items()}
+
+
 def demo_servers() -> dict[str, ServerConfig]:
     """Return the demo server, if `mcp-chat serve` has started it."""
     url = os.environ.get("MCP_CHAT_DEMO_URL")
     if not url:
         return {}
     text = "Arithmetic, time, a to-do list, a slow tool and one that fails, to try the chat with."
-    return {"demo": ServerConfig(alias="demo", url=url, description=text, operator=True)}
+    rules: dict[str, Verdict] = {"*": "allow", "todo_clear": "ask"}  # which deletes something
+    return {"demo": ServerConfig(alias="demo", url=url, description=text, operator=True, rules=rules)}

@@ -13,9 +13,14 @@ PROGRESS_EVERY = 0.1
 
 
 class Progress:
-    """Hands a server's progress on, ten times a second at most."""
+    """Hands a server's progress on, ten times a second at most.
 
-    def __init__(self, call: ToolCall, emit: Emit) -> None:
+    Args:
+        in_words: With what the server says about it.
+    """
+
+    def __init__(self, call: ToolCall, emit: Emit, *, in_words: bool = True) -> None:
+        self._in_words = in_words
         self._call = call
         self._emit = emit
         self._last = 0.0
@@ -30,6 +35,6 @@ class Progress:
                 name=self._call.name,
                 progress=progress,
                 total=total if total is not None and math.isfinite(total) else None,
-                message=wellformed(message or "")[:500] or None,
+                message=(wellformed(message or "")[:500] or None) if self._in_words else None,
             )
         )

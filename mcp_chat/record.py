@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import date
 from itertools import takewhile
 
+from mcp_chat.branch import Branch, Side
 from mcp_chat.deed import Deed
-from mcp_chat.exceptions import KeyMissing, StoreUnavailable
-from mcp_chat.message import Message, Usage
+from mcp_chat.ends import unfinished
+from mcp_chat.events import Failed, Final
+from mcp_chat.exceptions import KeyMissing, NoArchive, StoreUnavailable
+from mcp_chat.message import Message, Part, carried
 from mcp_chat.session import Session
-from mcp_chat.stores.base import Addition, Archive, Kept, Window
+from mcp_chat.spent import Spent
+from mcp_chat.stores.base import Addition, Archive, Kept, Usages, Window
 from mcp_chat.upload import Upload
 
 DEFAULT = "default"
@@ -33,11 +38,20 @@ class Record:
         window: The recent messages.
         archive: All messages, or None.
         max_messages: Messages of a window.
+        usages: Counts what was spent, where there is no archive.
     """
 
-    def __init__(self, window: Window, archive: Archive | None, *, max_messages: int = 50) -> None:
+    def __init__(
+        self,
+        window: Window,
+        archive: Archive | None,
+        *,
+        max_messages: int = 50,
+        usages: Usages | None = None,
+    ) -> None:
         self._window = window
         self._archive = archive
+        self._usages = archive or usages
         self._max = max_messages
         self._behind: set[tuple[str, str | None]] = set()
 
@@ -47,6 +61,14 @@ class Record:
             return await self._archive.read(user, session_id or DEFAULT, limit=limit)
         found = distinct(await self._window.read(user, session_id) or [])
         return found[len(found) - limit :] if limit < len(found) else found
+
+    async def failures(self, user: str, messages: Iterable[Message]) -> dict[str, Failed]:
+        """Return why turns failed, by the ids of their last messages here; an archive alone knows it."""
+        last = unfinished(messages)
+        if self._archive is None or not last:
+            return {}
+        found = await self._archive.failures(user, list(last))
+        return {last[run]: why for run, why in found.items()}
 
     async def all_messages(self, user: str, session_id: str | None) -> list[Message]:
         """Return all messages in order."""
@@ -114,11 +136,15 @@ class Record:
         messages: Sequence[Message],
         *,
         deeds: Sequence[Deed] = (),
-        usage: Usage | None = None,
+        spent: Sequence[Spent] = (),
         backend: str = "",
         epoch: int | None,
+        ends: tuple[str, Final] | None = None,
     ) -> bool:
-        """Add messages, and what was done along with them; when this returns both are committed.
+        """Add messages, what was done along with them and what they cost; when this returns all is committed.
+
+        Args:
+            ends: A command that ends with them, and how; only an archive takes it down.
 
         Returns:
             Whether the window has them too; if not, it is to be refilled.
@@ -127,18 +153,24 @@ class Record:
             Fenced: Another worker owns the user.
         """
         if self._archive is None:
-            await self._window.append(user, session_id, messages, epoch=epoch, create=True)
+            if messages:
+                await self._window.append(user, session_id, messages, epoch=epoch, create=True)
+            if spent and self._usages and epoch is not None:
+                await self._usages.spend(user, spent, epoch=epoch)
             return True
         addition = Addition(
             user=user,
             session_id=session_id or DEFAULT,
             messages=tuple(messages),
             deeds=tuple(deeds),
-            usage=usage or Usage(),
+            spent=tuple(spent),
             backend=backend,
             epoch=epoch,
+            ends=ends,
         )
         await self._archive.add(addition)
+        if not messages:
+            return True
         return await self._follow(user, session_id, messages, epoch)
 
     async def _follow(
@@ -159,13 +191,98 @@ class Record:
         if self._archive:
             return await self._archive.turn(user, session_id, run)
         found = distinct(await self._window.read(user, session_id) or [])
-        return [message for message in found if message.id.startswith(f"{run}-")]
+        said = [message for message in found if message.id.startswith(f"{run}-")]
+        if not said:
+            aside = [each for side in await self._window.sides(user, session_id) for each in side.messages]
+            said = [message for message in aside if message.id.startswith(f"{run}-")]
+        return said
+
+    # Branches
+
+    async def cut(
+        self, user: str, session_id: str | None, message_id: str, *, side: str, epoch: int | None
+    ) -> None:
+        """Put a message and all behind it into a branch, once for each id of a side.
+
+        Raises:
+            MessageMoved: The message is not in the line that is shown.
+            Fenced: Another worker owns the user.
+        """
+        if self._archive is None:
+            return await self._window.cut(user, session_id, message_id, side=side, epoch=epoch)
+        await self._archive.cut(user, session_id or DEFAULT, message_id, side=side, epoch=epoch)
+        return await self._empty(user, session_id, epoch)
+
+    async def switch(self, user: str, session_id: str | None, message_id: str, *, epoch: int | None) -> None:
+        """Show the branch that a message is in.
+
+        Raises:
+            MessageMoved: There is no such message.
+            Fenced: Another worker owns the user.
+        """
+        if self._archive is None:
+            return await self._window.switch(user, session_id, message_id, epoch=epoch)
+        await self._archive.switch(user, session_id or DEFAULT, message_id, epoch=epoch)
+        return await self._empty(user, session_id, epoch)
+
+    async def _empty(self, user: str, session_id: str | None, epoch: int | None) -> None:
+        """Let the next turn fill the window anew: it has what is not in the line any more."""
+        self._behind.add((user, session_id))
+        with contextlib.suppress(StoreUnavailable):  # whoever reads it fills it anew first
+            await self._window.clear(user, session_id, epoch=epoch)
+
+    async def branches(self, user: str, session_id: str | None) -> list[Branch]:
+        """Return the branches behind each message that has some, in the order of their beginnings."""
+        if self._archive is None:
+            return await self._window.branches(user, session_id)
+        return await self._archive.branches(user, session_id or DEFAULT)
+
+    async def sides(self, user: str, session_id: str | None) -> list[Side]:
+        """Return what is not shown, each side behind the one that it forks from."""
+        if self._archive is None:
+            return await self._window.sides(user, session_id)
+        return await self._archive.sides(user, session_id or DEFAULT)
+
+    async def find(self, user: str, session_id: str | None, message_id: str) -> Message | None:
+        """Return a message of the line that is shown."""
+        if self._archive:
+            return next(iter(await self._archive.pick(user, session_id or DEFAULT, [message_id])), None)
+        found = await self._window.read(user, session_id) or []
+        return next((message for message in found if message.id == message_id), None)
+
+    async def last_asked(self, user: str, session_id: str | None) -> Message | None:
+        """Return the last message of the user's in the line that is shown."""
+        if self._archive is None:
+            found = await self._window.read(user, session_id) or []
+            return next((each for each in reversed(found) if each.role == "user"), None)
+        before: int | None = None
+        while page := await self._archive.page(user, session_id or DEFAULT, limit=GROUP, before=before):
+            for kept in reversed(page):
+                if kept.message.role == "user":
+                    return kept.message
+            before = page[0].place
+        return None
+
+    async def steps(self, user: str, run: str, *, since: date) -> list[Spent]:
+        """Return what a turn has spent since a day, step by step."""
+        return await self._usages.steps(user, run, since=since) if self._usages else []
+
+    async def keep(self, user: str, upload: Upload, *, quota: int) -> Part:
+        """Keep a file for a message that is to name it.
+
+        Raises:
+            NoArchive: There is nowhere to keep it.
+            TooLarge: The user's files are full.
+        """
+        if self._archive is None:
+            raise NoArchive
+        return await self._archive.put_upload(user, upload, quota=quota)
 
     async def files(self, user: str, messages: Sequence[Message]) -> dict[str, Upload]:
-        """Return the files of the messages by their ids: the newest ones, as many as one turn may carry."""
+        """Return the files of a user's messages by their ids: the newest, as many as one turn may carry."""
         found: dict[str, Upload] = {}
         room = CARRIED
-        for part in [part for message in reversed(messages) for part in message.parts]:
+        for part in [part for message in reversed(messages) for part in carried(message)]:
             if self._archive is None or part.upload_id in found or part.size > room:
                 continue
             if upload := await self._archive.upload(user, part.upload_id):

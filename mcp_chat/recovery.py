@@ -17,6 +17,7 @@ from mcp_chat.events import (
     HandedOver,
     MessageAdded,
     TextDelta,
+    ThoughtDelta,
     ToolFinished,
     ToolStarted,
     TurnStarted,
@@ -24,6 +25,7 @@ from mcp_chat.events import (
     order,
 )
 from mcp_chat.message import Message, ToolCall, Usage
+from mcp_chat.results import STRUCTURED
 
 BREAK = "\n\n"
 """Text that follows a tool begins a paragraph of its own."""
@@ -40,18 +42,25 @@ class Told:
         text: All of it.
         at: Where the part begins that is in no message yet.
         broken: Whether a tool was called since the last text.
+        thought: What the model has thought aloud since the last message.
         marks: How long the text was behind which place, and whether a tool had been called since.
     """
 
     text: str = ""
     at: int = 0
     broken: bool = False
+    thought: str = ""
     marks: list[tuple[str, int, bool]] = field(default_factory=list)
 
     @property
     def partial(self) -> str:
         """What is in no message yet."""
         return self.text[self.at :]
+
+    @property
+    def loose(self) -> bool:
+        """Whether something was told that is in no message yet."""
+        return bool(self.thought) or len(self.text) > self.at
 
     def say(self, text: str) -> str:
         """Take new text in, and return it as readers are to be told it."""
@@ -64,20 +73,23 @@ class Told:
 
     def add(self, message: Message) -> None:
         """Take a message in: its text is what holds."""
-        if message.role == "tool":
+        if message.role in ("tool", "user"):
             self.broken = True
-        elif message.role == "assistant":
+        elif message.role == "assistant" and "prompt" not in message.metadata:  # else a server's words
             if message.content and self.partial != message.content:
                 self.text = self.text[: self.at]
                 self.say(message.content)
             self.at = len(self.text)
             self.broken |= bool(message.tool_calls)
+            self.thought = ""
 
     def hear(self, entry: Entry) -> None:
         """Take an entry of the log in."""
         match entry.event:
             case TextDelta(text=text):
                 self.say(text.removeprefix(BREAK) if self.broken and self.text else text)
+            case ThoughtDelta(text=text):
+                self.thought += text
             case Discarded(after=after):
                 self.discard(after)
             case ToolStarted():
@@ -87,11 +99,12 @@ class Told:
         self.marks.append((entry.id, len(self.text), self.broken))
 
     def discard(self, after: str) -> None:
-        """Drop what was said behind a place."""
+        """Drop what was said behind a place; thoughts are dropped up to the last message."""
         self.marks = [mark for mark in self.marks if mark[0] and order(mark[0]) <= order(after)]
         _, length, self.broken = self.marks[-1] if self.marks else (VOID, 0, False)
         self.text = self.text[:length]
         self.at = length
+        self.thought = ""
 
 
 @dataclass(slots=True)
@@ -100,7 +113,7 @@ class Past:
 
     Attributes:
         told: What its readers have.
-        holds: The place behind which there is only text that is in no message.
+        holds: The place behind which there are only texts and thoughts that are in no message.
         announced: Ids of its messages.
         starts: Owners that have begun with it.
         handed: Owners that have left it in good order.
@@ -131,7 +144,7 @@ class Past:
             return []  # nothing was said before the user's message was recorded
         known = self.starts and not self.lost and all(message.id in self.announced for message in written)
         if known and self.told.text[: self.told.at].rstrip() == told_of(written).text.rstrip():
-            return [Discarded(after=self.holds)] if self.told.partial else []
+            return [Discarded(after=self.holds)] if self.told.loose else []
         return retold(written)
 
 
@@ -152,7 +165,7 @@ def past_of(entries: Sequence[Entry]) -> Past:
                 past.announced.add(message.id)
                 past.usage += usage
         past.told.hear(entry)
-        if not past.told.partial:
+        if not past.told.loose:
             past.holds = entry.id
     return past
 
@@ -207,7 +220,7 @@ def retold(messages: Sequence[Message], partial: str = "", *, tools: bool = Fals
         if message.role == "assistant" and len(told.text) > before:
             events.append(TextDelta(text=told.text[before:]))
         if call := calls.get(message.tool_call_id or ""):
-            events += [_started(call, message), _finished(call, message)]
+            events += [_started(call, message), finished(call, message)]
         events.append(MessageAdded(message=message))
     if partial:
         events.append(TextDelta(text=told.say(partial)))
@@ -216,14 +229,19 @@ def retold(messages: Sequence[Message], partial: str = "", *, tools: bool = Fals
 
 def _started(call: ToolCall, result: Message) -> ToolStarted:
     at = str(result.metadata.get("started_at") or result.created_at.isoformat())
-    return ToolStarted(call_id=call.id, name=call.name, args=call.args, at=at)
+    changed = result.metadata.get("approval", {}).get("arguments")
+    args = call.args if changed is None else changed
+    return ToolStarted(call_id=call.id, name=call.name, args=args, at=at)
 
 
-def _finished(call: ToolCall, result: Message) -> ToolFinished:
+def finished(call: ToolCall, result: Message) -> ToolFinished:
+    """Return the event that tells of a call's result."""
     return ToolFinished(
         call_id=call.id,
         name=call.name,
         output=result.content,
         failed=result.status == "error",
         at=result.created_at.isoformat(),
+        parts=result.parts,
+        structured=result.metadata.get(STRUCTURED),
     )

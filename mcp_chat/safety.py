@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.keyring import check_strength, keys_in, read_keys
 from mcp_chat.settings import Settings
+from mcp_chat.urls import is_loopback, origin_of
 
 LEAST_SECRET = 32
 """Bytes."""
 
 ORIGIN = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check_settings(settings: Settings) -> None:
@@ -43,8 +35,37 @@ def check_settings(settings: Settings) -> None:
         case "proxy":
             _check_proxy(settings)
     for origin in settings.gateway_origins:
-        _check_origin(origin)
+        _check_origin("MCP_CHAT_GATEWAY_ORIGINS", origin)
+    for origin in settings.frame_origins:
+        _check_origin("MCP_CHAT_FRAME_ORIGINS", origin)
+    if settings.public_url and not urlsplit(settings.public_url).path.endswith(settings.base_path):
+        raise SettingsError("MCP_CHAT_PUBLIC_URL must end with MCP_CHAT_BASE_PATH, where the chat stands.")
     _check_encryption(settings)
+    if settings.apps_origin:
+        _check_apps(settings)
+
+
+def chat_origins(settings: Settings) -> tuple[str, ...]:
+    """Return the origins at which the chat itself is opened; a port `*` is whichever it is asked at."""
+    own = (origin_of(settings.public_url),) if settings.public_url else ()
+    return (*own, "http://127.0.0.1:*", "http://localhost:*") if settings.auth == "demo" else own
+
+
+def _check_apps(settings: Settings) -> None:
+    """Refuse an origin of apps that would share the chat's host, and with it the cookies."""
+    origin = settings.apps_origin
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    encrypted = parts.scheme == "https" or is_loopback(host) or host.endswith(".localhost")
+    if not (ORIGIN.fullmatch(origin) and encrypted):
+        raise SettingsError("MCP_CHAT_APPS_ORIGIN must be an origin, as https://chat-apps.example.org.")
+    embedders = chat_origins(settings)
+    if not embedders:
+        raise SettingsError("MCP_CHAT_APPS_ORIGIN needs MCP_CHAT_PUBLIC_URL, the chat's own address.")
+    if host in {settings.host, *(urlsplit(each.replace(":*", "")).hostname for each in embedders)}:
+        raise SettingsError(
+            "MCP_CHAT_APPS_ORIGIN must have another host than the chat, which has its cookies."
+        )
 
 
 def _check_encryption(settings: Settings) -> None:
@@ -120,11 +141,11 @@ def _check_url(name: str, url: str) -> None:
         raise SettingsError(f"{name} must be an https:// address.")
 
 
-def _check_origin(origin: str) -> None:
+def _check_origin(name: str, origin: str) -> None:
     """Refuse an address that is more than an origin: who reads it would expect less to be trusted."""
-    _check_url("MCP_CHAT_GATEWAY_ORIGINS", origin)
+    _check_url(name, origin)
     if not ORIGIN.fullmatch(origin):
-        raise SettingsError("MCP_CHAT_GATEWAY_ORIGINS must be origins, as https://gateway.example.org:4444.")
+        raise SettingsError(f"{name} must be origins, as https://gateway.example.org:4444.")
 
 
 def _check_proxy(settings: Settings) -> None:

@@ -27,7 +27,8 @@ from mcp_chat.embedded import Child, DataDir, DemoServer, EmbeddedValkey
 from mcp_chat.exceptions import SettingsError, StoreUnavailable
 from mcp_chat.safety import check_settings
 from mcp_chat.servers import read_servers
-from mcp_chat.settings import Settings, as_text
+from mcp_chat.settings import Settings
+from mcp_chat.spelling import as_text
 from mcp_chat.stores.client import open_client, translated
 
 RESTARTS_A_MINUTE: Final = 5
@@ -76,11 +77,14 @@ def serve(
                 supplied["database_url"] = SecretStr(f"sqlite:///{data.path / 'mcp-chat.db'}")
             if settings.auth == "demo":
                 supplied |= demo_values(settings, data)
+                supplied["public_url"] = settings.public_url or _url(listener) + settings.base_path
             settings = settings.model_copy(update=supplied)
             _check_redis(settings.redis_url.get_secret_value())
             _bring_up_to_date(settings.database_url.get_secret_value(), migrate)
             read_catalogue(settings.models_file)
-            read_servers(settings.servers_file)
+            servers = read_servers(settings.servers_file)
+            if settings.auth == "demo" and any(server.apps for server in servers.values()):
+                settings = settings.model_copy(update={"apps_origin": apps_origin(settings, listener)})
             if settings.demo_server:
                 server = stack.enter_context(DemoServer(data, demo))
                 helpers.append(server)
@@ -145,6 +149,11 @@ def demo_values(settings: Settings, data: DataDir) -> dict[str, object]:
     return values
 
 
+def apps_origin(settings: Settings, listener: socket.socket) -> str:
+    """Return where demo mode shows apps: browsers find every name under localhost on this machine."""
+    return settings.apps_origin or f"http://apps.localhost:{listener.getsockname()[1]}"
+
+
 def _check_redis(url: str) -> None:
     async def ping() -> None:
         async with open_client(url) as client, asyncio.timeout(REDIS_SECONDS):
@@ -203,7 +212,7 @@ def _url(listener: socket.socket) -> str:
 
 
 def _greeting(url: str, settings: Settings) -> str:
-    lines = [f"mcp-chat is ready: {url}", ""]
+    lines = [f"mcp-chat is ready: {url}{settings.base_path and f'{settings.base_path}/'}", ""]
     if settings.auth == "demo":
         lines.append("  Demo mode: choose any name to sign in. Only this machine can reach it.")
     lines += [f"  Data is in {settings.data_dir}.", "  Ctrl-C stops.", ""]

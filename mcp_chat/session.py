@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Any, cast, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from mcp_chat.branch import BEGINNING, Side
 from mcp_chat.exceptions import InvalidRequest, InvalidSession
 from mcp_chat.message import Message, Part, Role, ToolCall, Usage, new_id, now, wellformed
 
@@ -57,6 +58,7 @@ class Session:
         name: What a person calls it; may be empty.
         context: JSON values. ``pinned`` and ``summary`` are read by `mcp_chat.context`.
         updated_at: When the last message was written, or the name or the context set.
+        branches: What was said another way, as far as it was asked for: each behind the one it forks from.
     """
 
     id: str = field(default_factory=new_id)
@@ -67,6 +69,7 @@ class Session:
     created_at: datetime = field(default_factory=now)
     updated_at: datetime = field(default_factory=now)
     token_usage: Usage = field(default_factory=Usage)
+    branches: tuple[Side, ...] = ()
 
     @classmethod
     def new(cls, backend: str, *, name: str = "") -> Session:
@@ -137,7 +140,7 @@ class Session:
         summary.
         """
         context = {name: value for name, value in self.context.items() if name not in _ABOUT_MESSAGES}
-        return self._changed(messages=(), context=context, token_usage=Usage())
+        return self._changed(messages=(), context=context, token_usage=Usage(), branches=())
 
     def set_context(self, context: Mapping[str, Any]) -> Session:
         """Return the session with this context in place of its own.
@@ -181,6 +184,12 @@ class Session:
         try:
             data = {"schema": SCHEMA, **SESSION.dump_python(_checked(self), warnings=False)}
             data["messages"] = [_brief(message) for message in data["messages"]]
+            data["branches"] = [
+                {"fork": side["fork"], "messages": [_brief(message) for message in side["messages"]]}
+                for side in data["branches"]
+            ]
+            if not data["branches"]:
+                del data["branches"]
             text = json.dumps(data, ensure_ascii=False, allow_nan=False, default=_as_json)
             text.encode()
         except (TypeError, ValueError, RecursionError, PydanticSerializationError) as error:
@@ -318,6 +327,8 @@ def _part(part: Part) -> Part:
         upload_id=wellformed(part.upload_id),
         media_type=wellformed(part.media_type),
         name=wellformed(part.name),
+        server=wellformed(part.server),
+        uri=wellformed(part.uri),
     )
 
 
@@ -377,14 +388,35 @@ def _check_schema(data: Any) -> None:
 
 def _checked(session: Session) -> Session:
     """What the types cannot say: values are JSON, ids of messages differ, results name their calls."""
-    seen: dict[str, int] = {}
-    for n, message in enumerate(session.messages):
-        if (first := seen.setdefault(message.id, n)) != n:
-            raise wrong(("messages", n, "id"), f"the same as that of messages.{first}")
+    seen: dict[str, str] = {}
+    _check_ids(session.messages, ("messages",), seen)
+    for n, side in enumerate(session.branches):
+        if side.fork != BEGINNING and side.fork not in seen:
+            raise wrong(("branches", n, "fork"), "the id of a message that stands before it")
+        _check_ids(side.messages, ("branches", n, "messages"), seen)
     return replace(
         session,
-        messages=tuple(fitting(message, ("messages", n)) for n, message in enumerate(session.messages)),
+        messages=_fitting(session.messages, ("messages",)),
+        branches=tuple(
+            replace(
+                side,
+                fork=wellformed(side.fork),
+                messages=_fitting(side.messages, ("branches", n, "messages")),
+            )
+            for n, side in enumerate(session.branches)
+        ),
         context=plain(session.context, ("context",)),
         created_at=_utc(session.created_at, ("created_at",)),
         updated_at=_utc(session.updated_at, ("updated_at",)),
     )
+
+
+def _check_ids(messages: Sequence[Message], place: Place, seen: dict[str, str]) -> None:
+    for n, message in enumerate(messages):
+        here = ".".join(map(str, (*place, n)))
+        if (first := seen.setdefault(message.id, here)) != here:
+            raise wrong((*place, n, "id"), f"the same as that of {first}")
+
+
+def _fitting(messages: Sequence[Message], place: Place) -> tuple[Message, ...]:
+    return tuple(fitting(message, (*place, n)) for n, message in enumerate(messages))

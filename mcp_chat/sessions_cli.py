@@ -203,9 +203,11 @@ def export(
     output: Annotated[Path | None, typer.Option(help="A file instead of the terminal.")] = None,
 ) -> None:
     """Write a conversation with all its messages."""
+    from mcp_chat.message import public  # noqa: PLC0415
     from mcp_chat.transfer import markdown  # noqa: PLC0415
 
-    session = _run(user, lambda shelf: shelf.whole(session_id))
+    whole = _run(user, lambda shelf: shelf.whole(session_id))
+    session = replace(whole, messages=tuple(map(public, whole.messages)))
     text = session.to_json() if form is Form.JSON else markdown(session)
     content = text.rstrip("\n").encode() + b"\n"
     if output is None:

@@ -2,95 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from dotenv import load_dotenv
-from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mcp_chat.exceptions import SettingsError
-
-Network = IPv4Network | IPv6Network
-
-MODES = ("demo", "jwt", "contextforge", "proxy")
-ALGORITHMS = frozenset({"HS256", "RS256", "ES256"})
-
-
-def _networks(value: object) -> object:
-    """Read ``10.0.0.0/8, ::1/128`` as a tuple of networks."""
-    if isinstance(value, str):
-        return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
-    return value
-
-
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
-
-
-def _ports(value: object) -> object:
-    """Read ``443, 8000-8999`` as ranges."""
-    if not isinstance(value, str):
-        return value
-    pairs = [part.strip().partition("-") for part in value.split(",") if part.strip()]
-    if not all(first.isdecimal() and (last or not dash) for first, dash, last in pairs):
-        raise ValueError("write ports and ranges, such as 443,8000-8999")
-    ranges = tuple(range(int(first), int(last or first) + 1) for first, _, last in pairs)
-    if not all(each and each[0] > 0 and each[-1] < 65536 for each in ranges):
-        raise ValueError("ports are from 1 to 65535, the lower one of a range first")
-    return ranges
-
-
-Ports = Annotated[tuple[InstanceOf[range], ...], NoDecode, BeforeValidator(_ports)]
-
-
-def _words(value: object) -> object:
-    """Read ``a, b`` as a tuple of texts."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
-
-
-def _schemes(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not value or set(value) - {"https", "http"}:
-        raise ValueError("known are https and http")
-    return value
-
-
-def _prefixes(value: tuple[Network, ...]) -> tuple[Network, ...]:
-    """Refuse what RFC 6052 does not know as a prefix."""
-    if any(each.version == 4 or each.prefixlen not in (32, 40, 48, 56, 64, 96) for each in value):
-        raise ValueError("write IPv6 prefixes of 32, 40, 48, 56, 64 or 96 bits")
-    return value
-
-
-def _algorithms(value: object) -> object:
-    """Read ``RS256,ES256``: those that are believed."""
-    if isinstance(value, str):
-        value = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not isinstance(value, tuple) or not value or set(value) - ALGORITHMS:
-        raise ValueError(f"known are {', '.join(sorted(ALGORITHMS))}")
-    if "HS256" in value and len(value) > 1:
-        raise ValueError("HS256 has a shared secret, the others have public keys: choose")
-    return value
-
-
-def _mode(value: str) -> str:
-    if value not in MODES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
-        raise ValueError(f"known are {', '.join(MODES)}, or package.module:function")
-    return value
-
-
-def _claims(value: object) -> object:
-    """Read ``tenant=acme, email`` as a mapping; a claim without a value only has to be there."""
-    if isinstance(value, str):
-        pairs = (part.strip().partition("=") for part in value.split(",") if part.strip())
-        return {name.strip(): wanted.strip() for name, _, wanted in pairs}
-    return value
+from mcp_chat.spelling import (
+    Algorithms,
+    BasePath,
+    Claims,
+    Hold,
+    Mode,
+    Networks,
+    Ports,
+    Prefixes,
+    PublicUrl,
+    Schemes,
+    Words,
+    as_text,
+)
 
 
 class Settings(BaseSettings):
@@ -106,6 +39,21 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", alias="MCP_CHAT_HOST", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, alias="MCP_CHAT_PORT", description="Port to listen on.")
     workers: int = Field(2, ge=1, le=64, alias="GUNICORN_WORKERS", description="Worker processes.")
+    public_url: PublicUrl = Field(
+        "",
+        alias="MCP_CHAT_PUBLIC_URL",
+        description="Where browsers reach the chat, for sign-ins at MCP servers: https://chat.example.org.",
+    )
+    base_path: BasePath = Field(
+        "",
+        alias="MCP_CHAT_BASE_PATH",
+        description="Where it stands below its host, if a proxy leaves that in the path: /chat.",
+    )
+    frame_origins: Words = Field(
+        (),
+        alias="MCP_CHAT_FRAME_ORIGINS",
+        description="Origins whose pages may show the chat in a frame: `https://admin.example.org`.",
+    )
     worker_id: str = Field(
         "",
         alias="WORKER_ID",
@@ -130,7 +78,7 @@ class Settings(BaseSettings):
     )
 
     # Who asks
-    auth: Annotated[str, AfterValidator(_mode)] = Field(
+    auth: Mode = Field(
         "demo",
         alias="MCP_CHAT_AUTH",
         description="demo (loopback only), jwt, contextforge, proxy, or package.module:function.",
@@ -146,14 +94,14 @@ class Settings(BaseSettings):
     jwks_url: str = Field(
         "", alias="MCP_CHAT_JWKS_URL", description="Address of a JWKS with the public keys of the tokens."
     )
-    jwt_algorithms: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_algorithms)] = Field(
+    jwt_algorithms: Algorithms = Field(
         ("HS256",),
         alias="JWT_ALGORITHM",
         description="Algorithm of the tokens: HS256, or RS256 and ES256 with commas.",
     )
     jwt_audience: str = Field("", alias="JWT_AUDIENCE", description="Audience a token must name. Empty: any.")
     jwt_issuer: str = Field("", alias="JWT_ISSUER", description="Issuer a token must name. Empty: any.")
-    jwt_claims: Annotated[dict[str, str], NoDecode, BeforeValidator(_claims)] = Field(
+    jwt_claims: Claims = Field(
         {},
         alias="MCP_CHAT_JWT_CLAIMS",
         description="Claims a token must have, and their values if given: `tenant=acme,email`.",
@@ -209,12 +157,12 @@ class Settings(BaseSettings):
         alias="MCP_CHAT_ALLOWED_PORTS",
         description="The only ports of such URLs: `443,8000-8999`. Empty: all that web servers may have.",
     )
-    allowed_schemes: Annotated[Words, AfterValidator(_schemes)] = Field(
+    allowed_schemes: Schemes = Field(
         ("https", "http"),
         alias="MCP_CHAT_ALLOWED_SCHEMES",
         description="The schemes of such URLs: https, http or both.",
     )
-    nat64_prefixes: Annotated[Networks, AfterValidator(_prefixes)] = Field(
+    nat64_prefixes: Prefixes = Field(
         (),
         alias="MCP_CHAT_NAT64_PREFIXES",
         description="Your own NAT64 prefixes: the IPv4 address in an address of these is what counts.",
@@ -229,8 +177,18 @@ class Settings(BaseSettings):
     models_file: Path = Field(
         Path("config/models.yaml"), alias="MCP_CHAT_MODELS_FILE", description="The operator's models."
     )
+    default_model: str = Field(
+        "",
+        alias="MCP_CHAT_DEFAULT_MODEL",
+        description="`provider:model` of those who connect without naming one. Empty: one must be named.",
+    )
     servers_file: Path = Field(
         Path("config/servers.json"), alias="MCP_CHAT_SERVERS_FILE", description="The operator's MCP servers."
+    )
+    apps_origin: str = Field(
+        "",
+        alias="MCP_CHAT_APPS_ORIGIN",
+        description="Where apps of MCP servers are shown, on another host than the chat. Empty: nowhere.",
     )
     ollama_url: str = Field(
         "http://127.0.0.1:11434",
@@ -239,6 +197,22 @@ class Settings(BaseSettings):
     )
     demo_server: bool = Field(
         True, alias="MCP_CHAT_DEMO_SERVER", description="`mcp-chat serve` starts a demo MCP server."
+    )
+
+    # Plugins
+    plugins_enabled: bool = Field(
+        False,
+        alias="PLUGINS_ENABLED",
+        description="Whether ContextForge plugins are loaded, as the gateway's.",
+    )
+    plugins_config_file: Path = Field(
+        Path("plugins/config.yaml"), alias="PLUGINS_CONFIG_FILE", description="Which plugins, and how."
+    )
+    plugin_hold: Hold = Field(
+        "sentence",
+        alias="MCP_CHAT_PLUGIN_HOLD",
+        description="How much of an answer plugins see before anybody does: sentence, answer, or a number of "
+        "characters.",
     )
 
     # Lifetimes of what Redis holds, in seconds
@@ -297,6 +271,13 @@ class Settings(BaseSettings):
         description="Let the user's model sum up what no longer fits, and show it that.",
     )
 
+    system_prompt: str = Field(
+        "",
+        max_length=16_000,
+        alias="MCP_CHAT_SYSTEM_PROMPT",
+        description="What models are told first, in conversations whose users set nothing else.",
+    )
+
     # Limits
     max_message_bytes: int = Field(
         32_768, ge=1, alias="MCP_CHAT_MAX_MESSAGE_BYTES", description="Longest message of a user, in bytes."
@@ -331,6 +312,12 @@ class Settings(BaseSettings):
     max_servers: int = Field(
         8, ge=1, alias="MCP_CHAT_MAX_SERVERS", description="Most MCP servers a user is connected to."
     )
+    max_commands: int = Field(
+        32,
+        ge=1,
+        alias="MCP_CHAT_MAX_COMMANDS",
+        description="MCP servers that are commands, running at one worker.",
+    )
     max_tools: int = Field(256, ge=1, alias="MCP_CHAT_MAX_TOOLS", description="Most tools of one server.")
     max_tool_bytes: int = Field(
         65_536,
@@ -352,6 +339,12 @@ class Settings(BaseSettings):
         ge=1024,
         alias="MCP_CHAT_MAX_RESULT_BYTES",
         description="Largest result of a tool call, in bytes.",
+    )
+    max_app_bytes: int = Field(
+        1_048_576,
+        ge=1024,
+        alias="MCP_CHAT_MAX_APP_BYTES",
+        description="Largest app of an MCP server, in bytes.",
     )
     max_event_bytes: int = Field(
         2_097_152,
@@ -376,6 +369,9 @@ class Settings(BaseSettings):
     )
     parallel_calls: int = Field(
         8, ge=1, alias="MCP_CHAT_PARALLEL_CALLS", description="Tool calls of one turn at a time."
+    )
+    server_calls: int = Field(
+        4, ge=1, alias="MCP_CHAT_SERVER_CALLS", description="Tool calls of one turn at a time at one server."
     )
     queue_length: int = Field(
         16, ge=1, alias="MCP_CHAT_QUEUE_LENGTH", description="Messages of a user that may wait."
@@ -402,7 +398,10 @@ class Settings(BaseSettings):
         description="Seconds an MCP server may take to answer a connect.",
     )
     tool_timeout: float = Field(
-        60, gt=0, alias="MCP_CHAT_TOOL_TIMEOUT", description="Seconds one tool call may take."
+        60, gt=0, alias="MCP_CHAT_TOOL_TIMEOUT", description="Seconds a tool call may show no progress."
+    )
+    tool_limit: float = Field(
+        240, gt=0, alias="MCP_CHAT_TOOL_LIMIT", description="Seconds a tool call may take with progress."
     )
     model_timeout: float = Field(
         60,
@@ -410,11 +409,108 @@ class Settings(BaseSettings):
         alias="MCP_CHAT_MODEL_TIMEOUT",
         description="Seconds a model may be silent before or in its answer.",
     )
+    model_retries: int = Field(
+        2,
+        ge=0,
+        le=10,
+        alias="MCP_CHAT_MODEL_RETRIES",
+        description="Further attempts at a model that fails before it says anything.",
+    )
+    model_retry_wait: float = Field(
+        30,
+        ge=0,
+        alias="MCP_CHAT_MODEL_RETRY_WAIT",
+        description="Longest wait before one of them, in seconds, whatever the provider wants.",
+    )
+    breaker_failures: int = Field(
+        5,
+        ge=0,
+        alias="MCP_CHAT_BREAKER_FAILURES",
+        description="Failures in a row after which a model or MCP server is left alone. 0: never.",
+    )
+    breaker_rest: float = Field(
+        30,
+        gt=0,
+        alias="MCP_CHAT_BREAKER_REST",
+        description="Seconds for which it is left alone before it is tried again.",
+    )
+    fast_openai: bool = Field(
+        True,
+        alias="MCP_CHAT_FAST_OPENAI",
+        description="Whether answers of OpenAI's kind are read without the OpenAI SDK, which costs less.",
+    )
     turn_timeout: float = Field(
         300, gt=0, alias="MCP_CHAT_TURN_TIMEOUT", description="Seconds one turn may take."
     )
     tool_rounds: int = Field(
         16, ge=1, alias="MCP_CHAT_TOOL_ROUNDS", description="Rounds of tool calls in one turn."
+    )
+    approvals: bool = Field(
+        True,
+        alias="MCP_CHAT_APPROVALS",
+        description="Users are asked before tools are called that nobody has allowed.",
+    )
+    grant_ttl: int = Field(
+        30 * 86_400,
+        ge=60,
+        le=400 * 86_400,
+        alias="MCP_CHAT_GRANT_TTL",
+        description="Seconds behind its last use for which a user's leave for a tool holds.",
+    )
+    turn_tokens: int = Field(
+        0, ge=0, alias="MCP_CHAT_TURN_TOKENS", description="Tokens one turn may use. 0: any number."
+    )
+    turn_cost: float = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        alias="MCP_CHAT_TURN_COST",
+        description="US dollars one turn may cost. 0: any amount.",
+    )
+    turn_calls: int = Field(
+        0, ge=0, alias="MCP_CHAT_TURN_CALLS", description="Tool calls one turn may make. 0: any number."
+    )
+    day_tokens: int = Field(
+        0, ge=0, alias="MCP_CHAT_DAY_TOKENS", description="Tokens of a user in a day of UTC. 0: any number."
+    )
+    day_cost: float = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        alias="MCP_CHAT_DAY_COST",
+        description="US dollars that a user may cost in a day of UTC. 0: any amount.",
+    )
+    day_calls: int = Field(
+        0,
+        ge=0,
+        alias="MCP_CHAT_DAY_CALLS",
+        description="Tool calls of a user in a day of UTC. 0: any.",
+    )
+    allow_unpriced: bool = Field(
+        False,
+        alias="MCP_CHAT_ALLOW_UNPRICED",
+        description="Where money is limited, let models without a known price be used as if they were free.",
+    )
+    usage_days: int = Field(
+        400,
+        ge=0,
+        le=36_500,
+        alias="MCP_CHAT_USAGE_DAYS",
+        description="Days for which it is known what was spent. 0: for ever; with Redis alone ten years.",
+    )
+    question_timeout: float = Field(
+        1800,
+        gt=0,
+        le=86_400,
+        alias="MCP_CHAT_QUESTION_TIMEOUT",
+        description="Seconds a question waits for its user: a server's, or ours about a call.",
+    )
+    task_timeout: float = Field(
+        3600,
+        gt=0,
+        le=86_400,
+        alias="MCP_CHAT_TASK_TIMEOUT",
+        description="Seconds a tool call may take that its server has made a task.",
     )
     idle_timeout: float = Field(
         7200,
@@ -429,6 +525,11 @@ class Settings(BaseSettings):
         le=36_500,
         alias="MCP_CHAT_AUDIT_DAYS",
         description="Days the audit trail is kept in the database. 0: for ever.",
+    )
+    record_turns: Literal["off", "asked", "failed", "all"] = Field(
+        "asked",
+        alias="MCP_CHAT_RECORD_TURNS",
+        description="Turns that can be replayed: off, asked for by their users, failed ones too, or all.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias="MCP_CHAT_LOG_LEVEL", description="Least level that is logged."
@@ -456,22 +557,6 @@ def load_settings(**values: object) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from None
-
-
-def as_text(value: object) -> str:
-    """Return a setting as it stands in the environment; what is secret stays masked."""
-    match value:
-        case None:
-            return ""
-        case tuple():
-            return ",".join(map(as_text, value))
-        case range():
-            return f"{value[0]}-{value[-1]}" if len(value) > 1 else str(value[0])
-        case dict():
-            return ",".join(f"{key}={wanted}" if wanted else str(key) for key, wanted in value.items())
-        case bool():
-            return str(value).lower()
-    return str(value)
 
 
 def env_example() -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from mcp_chat.context import Budget, may_be_cut, shorter, shown
-from mcp_chat.message import Message, Usage
+from mcp_chat.message import Message
+from mcp_chat.plugins.blocks import let_through
 from mcp_chat.record import pinned_in
 from mcp_chat.session import Session
+from mcp_chat.spent import Spent
 from mcp_chat.stores.base import Archive, Kept
 
 log = structlog.get_logger()
 
-Say = Callable[[str], Awaitable[tuple[str, Usage]]]
+Say = Callable[[str, str], Awaitable[tuple[str, Spent]]]
+"""Asks a model, under a name, and returns what it said and what that cost."""
 
 LEAST = 4
 """Messages that are worth a request to the model."""
@@ -52,13 +56,15 @@ async def sum_up(archive: Archive, user: str, session: Session, budget: Budget, 
         read = fitting(until(page, end), min(MOST, 2 * budget.tokens))
         if len(read) < LEAST:
             return
-        text, usage = await say(request(summary.get("text", ""), [kept.message for kept in read]))
+        said = let_through(replace(session, messages=tuple(kept.message for kept in read))).messages
+        asked = request(summary.get("text", ""), list(said))
+        text, spent = await say(f"summary-{read[-1].message.id}", asked)
         summary = {
             "text": shorter(text, LONGEST_SUMMARY),
             "upto": read[-1].message.id,
             "place": read[-1].place,
         }
-        if not await archive.keep_summary(user, session.id, summary, usage, epoch=epoch):
+        if not await archive.keep_summary(user, session.id, summary, spent, epoch=epoch):
             return
         log.info("session.summed_up", user=user, session=session.id, messages=len(read))
 
@@ -74,7 +80,7 @@ def known_in(session: Session) -> dict[str, Any]:
 def first_shown(session: Session, budget: Budget) -> str | None:
     """Return the id of the message with which the part of the conversation begins that is shown in full."""
     pinned = set(pinned_in(session))
-    for message in shown(session, budget, cut=may_be_cut(session, budget)).messages:
+    for message in shown(let_through(session), budget, cut=may_be_cut(session, budget)).messages:
         if message.role != "system" and message.id not in pinned and not message.metadata.get("pinned"):
             return message.id
     return None

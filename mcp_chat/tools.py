@@ -1,33 +1,27 @@
-"""An MCP tool as the model sees it, and its result as the model reads it."""
+"""An MCP tool as the model sees it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mcp_types as mcp
-import orjson
 
+from mcp_chat.apps import PLAIN, Face, face_of
+from mcp_chat.definitions import Definition, definition_of
 from mcp_chat.limits import ServerLimits
-from mcp_chat.message import wellformed
-
-MAX_RESULT = 32_768
-"""Characters of a result that the model and the log are given."""
+from mcp_chat.names import unique
+from mcp_chat.raw import raw_of
+from mcp_chat.unseen import seen
 
 MAX_DESCRIPTION = 1024
 """Characters of a tool's description that the model is shown; some providers take no more."""
 
-_UNSEEN = re.compile(
-    r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
-)
-"""What a person who reads a description does not see, and a model does."""
+DEEPEST = 128
+"""Objects and lists within each other in all that is said of a tool: as much as can be written down."""
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-_MAX_NAME = 64
 _LONGEST_NAME = 256
 _PROSE = ("title", "description", "$comment")
 
@@ -41,6 +35,8 @@ class Tool:
         remote_name: Its name at the server.
         schema: JSON Schema of the arguments.
         safe: Whether the operator allows it to be called again when the outcome of a call is not known.
+        digest: A hash of all that its server says of it.
+        face: What it says of apps: which one shows its results, and who may call it.
     """
 
     name: str
@@ -49,42 +45,34 @@ class Tool:
     description: str
     schema: Mapping[str, Any]
     safe: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolResult:
-    """What a call gave, as text; a failure is for the model to read."""
-
-    text: str
-    failed: bool = False
+    digest: str = ""
+    face: Face = PLAIN
 
 
 def named(
     alias: str, tools: Iterable[mcp.Tool], *, safe: Collection[str] = (), trust_read_only: bool = False
 ) -> tuple[Tool, ...]:
-    """Return a server's tools under names that are unique and fit every provider.
+    """Return a server's tools under names that are unique, look different, and fit every provider.
 
     Args:
         tools: As `listed` keeps them.
         safe: Remote names of tools that may be called again when the outcome of a call is not known.
         trust_read_only: Whether those that the server calls read-only are among them.
     """
-    taken: set[str] = set()
+    tools = tuple(tools)
+    names = unique(alias, [tool.name for tool in tools])
     return tuple(
         Tool(
-            name=_unique(alias, tool.name, taken),
+            name=name,
             alias=alias,
             remote_name=tool.name,
             description=tool.description or "",
             schema=_described(tool.input_schema),
             safe=tool.name in safe or (trust_read_only and _says_read_only(tool)),
+            face=face_of(tool.meta),
         )
-        for tool in tools
+        for name, tool in zip(names, tools, strict=True)
     )
-
-
-def _seen(text: str) -> str:
-    return _UNSEEN.sub("", text)
 
 
 def _described(schema: Any) -> Any:
@@ -92,7 +80,7 @@ def _described(schema: Any) -> Any:
     match schema:
         case dict():
             return {
-                key: _seen(value) if key in _PROSE and isinstance(value, str) else _described(value)
+                key: seen(value) if key in _PROSE and isinstance(value, str) else _described(value)
                 for key, value in schema.items()
             }
         case list():
@@ -103,11 +91,19 @@ def _described(schema: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A tool as its server lists it, without what is not used, its bytes, and the limit that it is over."""
+    """A tool as its server lists it.
+
+    Attributes:
+        tool: What is used of it.
+        size: Bytes of that.
+        fault: The limit that it is over.
+        definition: All that the server says of it, unless that is over a limit.
+    """
 
     tool: mcp.Tool
     size: int
     fault: str | None
+    definition: Definition | None = None
 
 
 def listed(tools: Iterable[mcp.Tool], limits: ServerLimits, *, before: int = 0) -> list[Listed]:
@@ -125,19 +121,23 @@ def listed(tools: Iterable[mcp.Tool], limits: ServerLimits, *, before: int = 0) 
 
 def _listed(tool: mcp.Tool, limits: ServerLimits, before: int) -> Listed:
     """Return what is kept of a definition; of one over a limit little more than its name."""
-    description = _seen(tool.description or tool.title or "")[:MAX_DESCRIPTION]
+    description = seen(tool.description or tool.title or "")[:MAX_DESCRIPTION]
     schemas = [schema for schema in (tool.input_schema, tool.output_schema) if schema is not None]
     definition = [tool.name, description, *schemas]
     deep = any(deeper(schema, limits.schema_depth) for schema in schemas)
     size = weight(definition) if deep else _bytes(definition)  # what is too deep cannot be written down
+    raw = raw_of(tool)
     fault = _fault(size, before + size, deep, limits)
+    if not fault and deeper(raw, DEEPEST):
+        fault = f"its definition is nested more than {DEEPEST} levels deep"
     kept = mcp.Tool(
         name=tool.name[:_LONGEST_NAME] if fault else tool.name,
         description=description,
         input_schema={} if fault else tool.input_schema,
         annotations=mcp.ToolAnnotations(read_only_hint=_says_read_only(tool)),
+        meta=face_of(tool.meta).meta(),
     )
-    return Listed(kept, size, fault)
+    return Listed(kept, size, fault, None if fault else definition_of(raw))
 
 
 def _fault(size: int, total: int, deep: bool, limits: ServerLimits) -> str | None:
@@ -186,71 +186,6 @@ def deeper(value: Any, limit: int) -> bool:
 
 def _says_read_only(tool: mcp.Tool) -> bool:
     return tool.annotations is not None and tool.annotations.read_only_hint is True
-
-
-def _unique(alias: str, name: str, taken: set[str]) -> str:
-    """Short clean names stay as they are; what was changed gets a piece of a hash, so nothing collides."""
-    plain = f"{alias}__{name}"
-    safe = clean = _UNSAFE.sub("_", plain)[: _MAX_NAME + 1]
-    attempt = 0
-    while safe in taken or len(safe) > _MAX_NAME or (not attempt and clean != plain):
-        # of the name alone: a server may list in another order when it is opened again
-        mark = hashlib.sha256(f"{plain} {attempt}".encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        safe = f"{clean[: _MAX_NAME - 9]}_{mark}"
-        attempt += 1
-    taken.add(safe)
-    return safe
-
-
-def result(answer: mcp.CallToolResult, *, limit: int) -> ToolResult:
-    """Return a server's answer as text, shortened with a note that says so.
-
-    Args:
-        limit: Bytes of an answer that is read at all.
-    """
-    if _size(answer) > limit:
-        text = f"The tool's result is larger than {limit} bytes and was not read. Ask it for less at once."
-        return ToolResult(text=text, failed=True)
-    text = wellformed("\n".join(_part(part) for part in answer.content))
-    if not text and answer.structured_content is not None:
-        text = orjson.dumps(answer.structured_content).decode()
-    return ToolResult(text=shortened(text), failed=bool(answer.is_error))
-
-
-def _size(answer: mcp.CallToolResult) -> int:
-    """Return the bytes of what an answer holds, without its frame."""
-    structured = answer.structured_content
-    texts = [json.dumps(structured, ensure_ascii=False)] if structured is not None else []
-    for part in answer.content:
-        match part:
-            case mcp.EmbeddedResource(resource=mcp.TextResourceContents(text=text)):
-                texts.append(text)
-            case mcp.EmbeddedResource(resource=mcp.BlobResourceContents(blob=text)):
-                texts.append(text)
-            case mcp.TextContent(text=text) | mcp.ImageContent(data=text) | mcp.AudioContent(data=text):
-                texts.append(text)
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-
-
-def shortened(text: str) -> str:
-    """Return the text within `MAX_RESULT` characters."""
-    if len(text) <= MAX_RESULT:
-        return text
-    return f"{text[:MAX_RESULT]}\n[shortened: {len(text) - MAX_RESULT} more characters are not shown]"
-
-
-def _part(part: mcp.ContentBlock) -> str:
-    match part:
-        case mcp.TextContent(text=text):
-            return text
-        case mcp.EmbeddedResource(resource=mcp.TextResourceContents(text=text)):
-            return text
-        case mcp.ResourceLink(uri=uri, name=name):
-            return f"[resource {name}: {uri}]"
-        case mcp.ImageContent(mime_type=kind, data=data) | mcp.AudioContent(mime_type=kind, data=data):
-            return f"[{kind}, {len(data) * 3 // 4} bytes]"
-        case _:
-            return f"[{part.type}]"
 
 
 def find(tools: Sequence[Tool], name: str) -> Tool | None:

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from datetime import UTC, datetime
 
-from mcp_chat.message import Message, ToolCall
+from mcp_chat.message import Message, Part, ToolCall
 from mcp_chat.session import Session
 
 LONGEST = 80
@@ -72,13 +72,17 @@ def _message(message: Message) -> list[str]:
         blocks.append(_quoted(_fenced(message.content) if verbatim else message.content))
     if message.parts:
         attached = (
-            f"- Attached: {_inline(p.name)} ({_inline(p.media_type)}, {p.size:,} bytes)"
+            f"- Attached: {_inline(p.name)} ({_inline(p.media_type)}, {p.size:,} bytes){_origin(p)}"
             for p in message.parts
         )
         blocks.append("\n".join(attached))
     for call in message.tool_calls:
         blocks += _call(call)
     return blocks
+
+
+def _origin(part: Part) -> str:
+    return f" from the server {_inline(part.server)}: {_inline(part.uri)}" if part.server else ""
 
 
 def _heading(message: Message) -> str:

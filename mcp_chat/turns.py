@@ -18,6 +18,7 @@ from mcp_chat.ends import failed
 from mcp_chat.events import Final, TurnFinished
 from mcp_chat.exceptions import Interrupted
 from mcp_chat.metrics import Metrics
+from mcp_chat.seat import Seat
 from mcp_chat.turn import Turn
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ class Running:
 
     command: Send
     turn: Turn
+    seat: Seat
     before: anyio.Event | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
@@ -54,7 +56,7 @@ class Running:
     async def hand_over(self) -> None:
         """Leave it to the next owner: at once, or when its tool calls have their results."""
         with anyio.move_on_after(CALL_LIMIT) as limit:
-            await self.turn.calls_done()
+            await self.turn.calls.done()
         self.handed_over = not limit.cancelled_caught
         self.scope.cancel()
 
@@ -97,8 +99,19 @@ class Turns:
         for running in earlier if command.interrupt else ():
             running.stop()
         before = earlier[-1].ended if earlier else None
-        running = self._running[command.id] = Running(command, self._make(command), before)
+        running = self._running[command.id] = Running(
+            command, self._make(command), Seat((self._own_places, self._places)), before
+        )
         self._tasks.start_soon(self._run, running)
+
+    def steer(self, command: Send) -> bool:
+        """Say a message into its session's turn, if it wants that and there is one that listens."""
+        running = next(iter(self._of(command.session_id)), None) if command.steer else None
+        return running is not None and not running.stopped and running.turn.steering.take(command)
+
+    def runs_in(self, session_id: str) -> bool:
+        """Tell whether a turn runs or waits in a session."""
+        return bool(self._of(session_id))
 
     async def stop(self, session_id: str | None) -> int:
         """Stop a session's turns, or all, and wait until they have ended; return how many."""
@@ -145,14 +158,24 @@ class Turns:
             with running.scope:
                 if running.before:
                     await running.before.wait()
-                async with self._own_places, self._places:
+                async with running.seat.taken():
                     running.began = True
                     await self._begin(running)
         finally:
             if not running.began and running.stopped:
                 await self._decline(running)
+            await self._leave_over(running)
             self._running.pop(command.id, None)
             running.ended.set()
+
+    async def _leave_over(self, running: Running) -> None:
+        """See to what was said into a turn and did not come in: it ends with it, or is a turn of its own."""
+        for command in running.turn.steering.left():
+            if running.stopped:
+                with anyio.CancelScope(shield=True):
+                    await self._make(command).decline(TurnFinished(stopped=True))
+            elif not running.handed_over:  # else it is in inbox and record
+                self.start(command)
 
     async def _decline(self, running: Running) -> None:
         """End a turn that was stopped before it began, behind the ends of those before it."""
@@ -165,4 +188,4 @@ class Turns:
         command = running.command
         bound = structlog.contextvars.bound_contextvars(session=command.session_id, turn=command.id)
         with bound, self._metrics.running():
-            await running.turn.run(why_cancelled=running.why_cancelled)
+            await running.turn.run(why_cancelled=running.why_cancelled, seat=running.seat)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from itertools import groupby
 
 import anyio
 
-from mcp_chat.events import Entry, Event, TextDelta
+from mcp_chat.events import Entry, Event, TextDelta, ThoughtDelta
 from mcp_chat.exceptions import Forgotten, StoreUnavailable
 from mcp_chat.stores.base import EventLog, Lease
 
@@ -62,7 +62,7 @@ class EventWriter:
         self._work = anyio.Event()
         self._hurry = anyio.Event()
         self._progress = anyio.Event()
-        self._talking = False
+        self._talking: type[Event] | None = None
         self._stopped = False
         self._ttl: int | None = None
 
@@ -72,9 +72,9 @@ class EventWriter:
 
     def emit(self, command_id: str, event: Event) -> None:
         """Take an event; it is in the log after the next `flush`."""
-        if not (isinstance(event, TextDelta) and self._talking):
+        if type(event) is not self._talking:
             self._hurry.set()
-        self._talking = isinstance(event, TextDelta)
+        self._talking = type(event) if isinstance(event, TextDelta | ThoughtDelta) else None
         self._pending.append((command_id, event))
         self._emitted += 1
         self._work.set()
@@ -147,12 +147,12 @@ class EventWriter:
 
 
 def merged(batch: list[tuple[str, Event]]) -> list[tuple[str, Event]]:
-    """Return the batch with neighbouring pieces of one turn's text as one."""
+    """Return the batch with neighbouring pieces of one turn's text, or of its thoughts, as one."""
     out: list[tuple[str, Event]] = []
-    for command_id, event in batch:
-        last = out[-1] if out else None
-        if last and last[0] == command_id and isinstance(event, TextDelta) and isinstance(last[1], TextDelta):
-            out[-1] = (command_id, replace(last[1], text=last[1].text + event.text))
-        else:
-            out.append((command_id, event))
+    for (command_id, kind), some in groupby(batch, lambda each: (each[0], type(each[1]))):
+        events = [event for _, event in some]
+        if kind in (TextDelta, ThoughtDelta):
+            text = "".join(event.text for event in events if isinstance(event, TextDelta | ThoughtDelta))
+            events = [TextDelta(text=text) if kind is TextDelta else ThoughtDelta(text=text)]
+        out += [(command_id, event) for event in events]
     return out

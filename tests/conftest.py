@@ -28,12 +28,23 @@ CI = bool(os.environ.get("CI"))
 # A job in the background of a script ignores SIGINT, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-for _variable in (*(str(field.alias) for field in Settings.model_fields.values()), "OPENAI_API_KEY"):
+USUAL = (
+    *("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "ANTHROPIC_API_KEY", "ANTHROPIC_MODEL"),
+    *("AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_DEPLOYMENT", "GOOGLE_API_KEY"),
+    *("GEMINI_API_KEY", "WATSONX_APIKEY", "WATSONX_API_KEY", "WATSONX_URL", "WATSONX_PROJECT_ID"),
+    *("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK", "AWS_REGION", "AWS_DEFAULT_REGION"),
+)
+"""Variables with which a developer's machine would offer models of its own."""
+
+for _variable in (*(str(field.alias) for field in Settings.model_fields.values()), *USUAL):
     os.environ.pop(_variable, None)
 Settings.model_config["env_file"] = None
 
 
-ALONE = ("chaos", "cluster", "death", "heart", "lifecycle", "namespaces", "soak")
+ALONE = (
+    *("approvals_death", "asking_death", "chaos", "cluster", "death", "heart", "hostile_crowd"),
+    *("lifecycle", "namespaces", "soak", "thoughts_death"),
+)
 """Files whose tests want the machine for themselves: what they wait for is a clock."""
 
 
@@ -115,6 +126,7 @@ def settings(tmp_path: Path, catalogue: Path) -> Callable[..., Settings]:
                 "models_file": catalogue,
                 "servers_file": servers,
                 "ollama_url": "off",
+                "approvals": False,
                 "allowed_networks": "127.0.0.0/8",
                 "connect_timeout": 3,
                 "tool_timeout": 3,

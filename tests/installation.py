@@ -55,7 +55,10 @@ class Installation:
         self.errors = directory / "stderr"
         self.url = ""
         models, listed = directory / "models.yaml", directory / "servers.json"
-        models.write_text(f"models:\n  - model: openai:scripted\n    base_url: {model_url}\n")
+        prices = "{input: 2, output: 10, cached_input: 0.5}"
+        models.write_text(
+            f"models:\n  - model: openai:scripted\n    base_url: {model_url}\n    prices: {prices}\n"
+        )
         listed.write_text(json.dumps({"mcpServers": dict(servers or {})}))
         self._env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | {
             "MCP_CHAT_PORT": "0",
@@ -63,6 +66,7 @@ class Installation:
             "MCP_CHAT_MODELS_FILE": str(models),
             "MCP_CHAT_SERVERS_FILE": str(listed),
             "OLLAMA_BASE_URL": "off",
+            "MCP_CHAT_APPROVALS": "off",  # where nothing else is said, nobody is asked
             "MCP_CHAT_REQUESTS_PER_MINUTE": "1000000",  # counted, and never too many
             "GUNICORN_WORKERS": str(workers),
             **env,

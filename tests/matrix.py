@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
 import json
@@ -9,8 +10,9 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,9 +22,16 @@ import jwt
 from starlette.applications import Starlette
 
 from mcp_chat.app import create_app
+from mcp_chat.demo.server import build_app
+from mcp_chat.desk import Desk
+from mcp_chat.grants import Grants, grant_of
 from mcp_chat.message import new_id
+from mcp_chat.papers import Papers
+from mcp_chat.questions import Question
 from mcp_chat.settings import load_settings
 from mcp_chat.stores.database import migrate
+from mcp_chat.stores.sql import open_sql
+from mcp_chat.vault import Vault
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running
@@ -31,7 +40,7 @@ SECRET = "a secret of more than 32 bytes, for tests"
 KEY = base64.b64encode(bytes(range(32))).decode()
 
 Ids = Mapping[str, Sequence[str]]
-"""By kind: user, session, message, upload, turn, event, recency and place (cursors), word."""
+"""By kind: user, server, session, message, asked, upload, turn, event, question, approval, and so on."""
 
 Sent = dict[str, Any]
 
@@ -54,9 +63,47 @@ def of_session(**more: Any) -> Callable[[Ids], Sent]:
     return lambda me: {"path": {"session_id": me["session"][-1]}, **more}
 
 
+def of_branch(me: Ids) -> Sent:
+    """A good request to show what is shown."""
+    return {"path": {"session_id": me["session"][-1], "branch_id": me["message"][-1]}, "body": {}}
+
+
+def of_server(**more: Any) -> Callable[[Ids], Sent]:
+    """A good request about a server that one is connected to."""
+    return lambda me: {"path": {"alias": me["server"][0]}, **more}
+
+
+def connecting(me: Ids) -> Sent:
+    """A good request to connect to what one is connected to."""
+    servers = [{"url": url, "alias": me["server"][0]} for url in me.get("mcp", ())]
+    return {"body": {"user_id": me["user"][0], "llm": {"model": "openai:scripted"}, "servers": servers}}
+
+
+def one_more(me: Ids) -> Sent:
+    """A good request to connect to one more server."""
+    url, alias = me.get("mcp", ["http://127.0.0.1:9/mcp"])[0], f"s-{secrets.token_hex(6)}"
+    return {"body": {"url": url, "alias": alias, "user_id": me["user"][0]}}
+
+
 def of_user(me: Ids) -> Sent:
     """A good request about a user."""
     return {"path": {"user_id": me["user"][0]}}
+
+
+def of_question(me: Ids) -> Sent:
+    """A good answer to a question."""
+    return {"path": {"question_id": me["question"][0]}, **body(action="decline")(me)}
+
+
+def of_approval(me: Ids) -> Sent:
+    """A good decision about a call."""
+    return {"path": {"approval_id": me["approval"][0]}, **body(decision="deny")(me)}
+
+
+def of_no_server(*, query: Sent | None = None, **fields: Any) -> Callable[[Ids], Sent]:
+    """A good request about a server, which nobody is connected to."""
+    sent: Sent = {"path": {"alias": "none"}, **({"query": query} if query else {})}
+    return lambda me: {**sent, **({"body": {"user_id": me["user"][0], **fields}} if fields else {})}
 
 
 def of_upload(me: Ids) -> Sent:
@@ -77,7 +124,15 @@ def exported(me: Ids) -> Sent:
         },
         {"role": "tool", "content": "b", "id": "m2", "tool_call_id": "c"},
     ]
-    return {"body": {"schema": "mcp-chat/session/1", "id": me["session"][-1], "messages": messages}}
+    side = {"fork": "m1", "messages": [{"role": "user", "content": "d", "id": "m3"}]}
+    return {
+        "body": {
+            "schema": "mcp-chat/session/1",
+            "id": me["session"][-1],
+            "messages": messages,
+            "branches": [side],
+        }
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +155,21 @@ class Row:
 USER, AGAIN = {"query.user_id": "user"}, {"header.Idempotency-Key": "turn"}
 SAID = {"body.user_id": "user", **AGAIN}
 SILENT = ("header.Idempotency-Key",)
+OWN = {"body.user_id": "user"}
+SERVER = {"path.alias": "server", **USER}
 ONE = {"path.session_id": "session", **USER}
 PAGED = ("query.before", "query.after")
 
 TABLE: dict[str, Row] = {
-    "POST connect": Row(body(llm={"model": "openai:scripted"}), SAID, silent=SILENT),
+    "POST connect": Row(connecting, SAID, silent=SILENT),
     "POST chat": Row(
-        body(message="hello"),
+        lambda me: {"body": {"user_id": me["user"][0], "message": "hello", "session_id": me["session"][-1]}},
         {
             **SAID,
             "body.session_id": "session",
             "body.message_id": "turn",
             "body.attachments": "upload",
+            "body.edit": "asked",
         },
         silent=SILENT,
     ),
@@ -130,7 +188,39 @@ TABLE: dict[str, Row] = {
     "GET config/{user_id:path}": Row(of_user, {"path.user_id": "user"}),
     "GET history/{user_id:path}": Row(of_user, {"path.user_id": "user", "query.session_id": "session"}),
     "GET gateway/models": Row(lambda me: {}, {}),
-    "GET servers": Row(lambda me: {}, {}),
+    "GET usage": Row(lambda me: {}, USER),
+    "GET servers": Row(lambda me: {}, USER),
+    "POST servers": Row(one_more, {"body.user_id": "user"}, 201),
+    "GET servers/{alias}/tools": Row(of_server(), SERVER),
+    "PATCH servers/{alias}/tools": Row(
+        of_server(body={"enabled": {"add": False}}), {"path.alias": "server", "body.user_id": "user"}
+    ),
+    "POST servers/{alias}/sign-in": Row(of_server(body={}), {"path.alias": "server", "body.user_id": "user"}),
+    "POST oauth/callback": Row(lambda me: {"body": {"state": "s" * 43}}, {"body.user_id": "user"}, 400),
+    "DELETE servers/{alias}/sign-in": Row(of_server(), SERVER, 404, silent=("path.alias",)),
+    "PATCH servers/{alias}": Row(
+        of_server(body={"enabled": True}), {"path.alias": "server", "body.user_id": "user"}
+    ),
+    "DELETE servers/{alias}": Row(of_server(), SERVER),
+    "GET questions": Row(lambda me: {}, {"query.session_id": "session", **USER}),
+    "POST questions/{question_id}": Row(
+        of_question, {"path.question_id": "question", "body.user_id": "user"}
+    ),
+    "GET approvals": Row(lambda me: {}, {"query.session_id": "session", **USER}),
+    "GET approvals/{approval_id}": Row(
+        lambda me: {"path": {"approval_id": me["approval"][0]}}, {"path.approval_id": "approval", **USER}
+    ),
+    "POST approvals/{approval_id}": Row(
+        of_approval, {"path.approval_id": "approval", "body.user_id": "user"}
+    ),
+    "GET approvals/grants": Row(lambda me: {}, USER),
+    "DELETE approvals/grants/{grant_id}": Row(
+        lambda me: {"path": {"grant_id": me["grant"][0]}}, {"path.grant_id": "grant", **USER}
+    ),
+    "DELETE approvals/grants": Row(lambda me: {}, USER),
+    "GET turns/{turn_id}/recording": Row(
+        lambda me: {"path": {"turn_id": me["turn"][-1]}}, {"path.turn_id": "turn", **USER}
+    ),
     "GET search": Row(
         lambda me: {"query": {"q": me["word"][0]}},
         {"query.q": "word", "query.before": "place", **USER},
@@ -149,10 +239,12 @@ TABLE: dict[str, Row] = {
             "body.messages.1.tool_calls.0.id": "message",
             "body.messages.2.tool_call_id": "message",
             "body.context.pinned": "message",
+            "body.branches.0.messages.0.id": "message",
             **USER,
         },
         201,
         silent=(
+            "body.branches.0.messages.0.id",
             "body.id",
             "body.messages.0.id",
             "body.messages.0.parts.0.upload_id",
@@ -164,6 +256,10 @@ TABLE: dict[str, Row] = {
     "GET sessions/{session_id}": Row(of_session(), ONE),
     "GET sessions/{session_id}/messages": Row(
         of_session(), {**ONE, "query.before": "place", "query.after": "place"}, silent=PAGED
+    ),
+    "GET sessions/{session_id}/branches": Row(of_session(), ONE),
+    "POST sessions/{session_id}/branches/{branch_id}": Row(
+        of_branch, {"path.session_id": "session", "path.branch_id": "message", "body.user_id": "user", **USER}
     ),
     "GET sessions/{session_id}/context": Row(of_session(), ONE),
     "GET sessions/{session_id}/export": Row(of_session(), ONE),
@@ -180,16 +276,39 @@ TABLE: dict[str, Row] = {
     ),
     "GET uploads/{upload_id}": Row(of_upload, {"path.upload_id": "upload", **USER}),
     "DELETE uploads/{upload_id}": Row(of_upload, {"path.upload_id": "upload", **USER}),
+    "GET apps/view": Row(lambda me: {"query": {"tool": "toys__none"}}, USER, 404),
+    "POST apps/calls": Row(body(tool="toys__none", name="none"), {"body.user_id": "user"}, 404),
+    "POST apps/resources": Row(body(tool="toys__none", uri="ui://none"), {"body.user_id": "user"}, 404),
+    "GET servers/{alias}/prompts": Row(of_no_server(), USER, 404),
+    "POST servers/{alias}/prompts/get": Row(of_no_server(name="p"), OWN, 404),
+    "POST servers/{alias}/complete": Row(of_no_server(prompt="p", argument="a"), OWN, 404),
+    "GET servers/{alias}/resources": Row(of_no_server(), USER, 404),
+    "GET servers/{alias}/resource-templates": Row(of_no_server(), USER, 404),
+    "POST servers/{alias}/resources/read": Row(of_no_server(uri="a:b"), OWN, 404),
+    "POST servers/{alias}/resources/subscriptions": Row(of_no_server(uri="a:b"), OWN, 404),
+    "DELETE servers/{alias}/resources/subscriptions": Row(of_no_server(query={"uri": "a:b"}), USER, 404),
+    "POST retry": Row(
+        lambda me: {"body": {"user_id": me["user"][0], "session_id": me["session"][-1]}},
+        {**SAID, "body.session_id": "session", "body.message_id": "message"},
+        silent=SILENT,
+    ),
     "POST disconnect": Row(body(), SAID, silent=SILENT),
 }
 """A route or a place that is not here fails a test; deleting and disconnecting come after what they end."""
 
 NO_IDS = frozenset(
     {
-        *("message", "streaming", "if_running", "name", "context", "limit", "format"),
+        *("message", "streaming", "if_running", "record", "name", "context", "system_prompt"),
+        *("limit", "format", "decision", "reason"),
+        *("action", "content"),  # what is answered
         *("llm", "model", "provider", "config", "temperature", "max_tokens", "timeout"),
         *("server", "servers", "transport", "command", "args"),  # the operator's, or an address
         *("url", "base_url", "auth_token", "api_key", "alias"),
+        *("region", "api_version", "project_id", "deployment", "secret_key", "session_token"),  # a provider's
+        *("tool", "prompt", "template", "argument", "arguments", "value", "resources", "uri"),  # a server's
+        *("state", "code", "iss", "error"),  # of a sign-in: tests/test_oauth.py tries another's
+        *("enabled", "accept", "policy"),  # names of tools, and hashes of what they say
+        *("since", "until", "by"),  # days, and what is told apart
     }
 )
 """Names of parameters and fields in which no id of a user's object stands."""
@@ -299,9 +418,13 @@ class World:
         owner: Has all kinds of objects, and a turn that runs.
         other: Has some of their own, and is curious.
         keeper: Uses their own things, and loses them.
+        mcp: A server with tools.
+        database: Where everything is kept.
     """
 
     url: str
+    mcp: str
+    database: str
     app: Starlette
     marker: str
     model: Confidant
@@ -318,18 +441,38 @@ class World:
 
     def kept(self) -> Ids:
         """New things for the keeper, who is connected then."""
-        self.keeper.connect()
+        kept = self.connected(self.keeper)
         word = f"kept{secrets.token_hex(4)}"
-        return busy(self.keeper, furnished(self.keeper, word), word)
+        ids = busy(self.keeper, {**furnished(self.keeper, word), **kept}, word)
+        return {**ids, **asked_of(self.keeper, self.database, ids["session"][-1], word)}
+
+    def connected(self, person: Person) -> dict[str, list[str]]:
+        """Connect somebody to a server under a name of their own."""
+        alias = f"{person.name.partition('-')[0]}-{secrets.token_hex(4)}"
+        person.connect(servers=[{"url": self.mcp, "alias": alias}])
+        return {"server": [alias], "mcp": [self.mcp]}
 
     def inventory(self) -> dict[str, bytes]:
         """Everything that the owner can see of their own."""
         sessions = self.owner.get("sessions?limit=200").json()["sessions"]
         ids = [each["session_id"] for each in sessions]
         paths = [
-            *("sessions?limit=200", "config/{me}", "status/{me}", "history/{me}", f"search?q={self.marker}"),
+            *(
+                "questions",
+                "approvals",
+                "approvals/grants",
+                "sessions?limit=200",
+                "config/{me}",
+                "status/{me}",
+                "history/{me}",
+                f"search?q={self.marker}",
+            ),
             *(f"uploads/{upload}" for upload in self.owned["upload"]),
-            *(f"sessions/{id_}{part}" for id_ in ids for part in ("", "/messages", "/context", "/export")),
+            *(
+                f"sessions/{id_}{part}"
+                for id_ in ids
+                for part in ("", "/messages", "/branches", "/context", "/export")
+            ),
             *(f"history/{{me}}?session_id={id_}" for id_ in ids),
         ]
         return {path: self.owner.get(path).content for path in paths}
@@ -390,16 +533,51 @@ def furnished(person: Person, marker: str) -> dict[str, list[str]]:
         "user": [person.name],
         "session": [session],
         "message": [messages[1]["id"]],
+        "asked": [messages[3]["id"]],
         "upload": [upload],
         "place": [cursor_of(person, f"sessions/{session}/messages")],
         "word": [marker],
     }
 
 
+def asked_of(person: Person, database: str, session_id: str, marker: str) -> dict[str, list[str]]:
+    """Ask someone something, and whether a call may be made, and grant something; return the ids."""
+    until = time.time() + 3600
+    schema: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
+    question = Question(
+        kind="form", server="s", message=marker, schema=schema, session_id=session_id, until=until
+    )
+    approval = Question(
+        kind="approval",
+        server="s",
+        message="",
+        session_id=session_id,
+        tool="s__send",
+        name="send",
+        place="p",
+        definition="d",
+        arguments={"text": marker},
+        choices=("once", "always", "deny"),
+        until=until,
+    )
+    grant = replace(grant_of(approval), tool=f"s__{marker}", name=marker)
+
+    async def ask() -> None:
+        async with open_sql(database) as archive:
+            papers = Papers(archive, Vault([base64.b64decode(KEY)]))
+            await Desk(papers).put(person.name, question, epoch=None)
+            await Desk(papers).put(person.name, approval, epoch=None)
+            await Grants(papers=papers, seconds=3600).put(person.name, grant)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, ask()).result()
+    return {"question": [question.id], "approval": [approval.id], "grant": [grant.id]}
+
+
 def busy(person: Person, ids: dict[str, list[str]], marker: str, *, runs: str = "") -> dict[str, list[str]]:
     """Have a connected person say something, and begin a turn that does not end where a name is given."""
     ended, running_ = new_id(), runs or new_id()
-    answer = person.say(f"{marker} said", message_id=ended)
+    answer = person.say(f"{marker} said", message_id=ended, record=True)
     with person.sending(f"{marker} asked", message_id=running_) as events:
         first = next(events)
         if not runs:
@@ -421,7 +599,7 @@ def populated(folder: Path, redis_url: str) -> Iterator[World]:
     """Run one application on Valkey and SQLite with two people in it."""
     model = Confidant()
     model.marker = marker = f"marker{secrets.token_hex(8)}"
-    with running(model.app, grace=0) as model_host:
+    with running(model.app, grace=0) as model_host, running(build_app("127.0.0.1")) as mcp:
         settings = _settings(folder, redis_url, f"{model_host}/v1")
         app = create_app(load_settings(**settings))
         with running(app) as url:
@@ -432,16 +610,25 @@ def populated(folder: Path, redis_url: str) -> Iterator[World]:
                     stack.enter_context(Person(url, name, token=token(name))) for name in names
                 )
                 secret = {"model": "scripted", "api_key": f"{marker}-key", "base_url": f"{model_host}/v1"}
-                owner.post("connect", llm={"provider": "openai", "config": secret}).raise_for_status()
-                furniture = furnished(owner, marker)
+                theirs = {"url": f"{mcp}/mcp", "alias": f"bob-{secrets.token_hex(4)}"}
+                owner.post(
+                    "connect", llm={"provider": "openai", "config": secret}, servers=[theirs]
+                ).raise_for_status()
+                furniture = {**furnished(owner, marker), "server": [theirs["alias"]]}
                 model.will(
                     Reply(text=f"{marker} answered"), Reply(text=f"{marker} goes on for ever", hang_after=3)
                 )
                 owned = busy(owner, furniture, marker, runs=new_id())
-                other.connect()
-                own = busy(other, furnished(other, "plain"), "plain")
+                owned |= asked_of(owner, settings["database_url"], owned["session"][-1], marker)
+                alias = f"ann-{secrets.token_hex(4)}"
+                other.connect(servers=[{"url": f"{mcp}/mcp", "alias": alias}])
+                servers = {"server": [alias], "mcp": [f"{mcp}/mcp"]}
+                own = busy(other, {**furnished(other, "plain"), **servers}, "plain")
+                own |= asked_of(other, settings["database_url"], own["session"][-1], "plain")
                 yield World(
                     url=url,
+                    mcp=f"{mcp}/mcp",
+                    database=settings["database_url"],
                     app=app,
                     marker=marker,
                     model=model,
@@ -470,6 +657,7 @@ def _settings(folder: Path, redis_url: str, model_url: str) -> dict[str, Any]:
         "models_file": models,
         "servers_file": servers,
         "ollama_url": "off",
+        "approvals": False,
         "log_level": "error",
         "allowed_networks": "127.0.0.0/8",
         "requests_per_minute": 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -24,11 +25,15 @@ class Reply:
         calls: Tools it asks for: name and arguments (a dict, or text that is sent as it is).
         status: An HTTP error instead.
         headers: Sent with the answer.
+        error: What the body of an HTTP error says.
         before: Seconds of silence before anything.
         pause: Seconds between two pieces.
         break_after: Close the socket after so many pieces.
         hang_after: Say nothing more after so many pieces.
+        hold: Say the last word only when this is set.
         body: Raw bytes instead of anything sensible.
+        usage: What it has counted, as OpenAI says it; by default 11 tokens read and one for each word.
+        counts: Whether it counts at all.
         call_ids: Ids of the calls, if they are not to be good ones.
     """
 
@@ -36,12 +41,16 @@ class Reply:
     calls: list[tuple[str, Any]] = field(default_factory=list)
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
     before: float = 0
     pause: float = 0
     break_after: int | None = None
     hang_after: int | None = None
+    hold: threading.Event | None = None
     body: bytes | None = None
     call_ids: list[str | None] | None = None
+    usage: dict[str, Any] | None = None
+    counts: bool = True
 
 
 class ModelServer:
@@ -75,10 +84,10 @@ class ModelServer:
         reply = self.reply_to(sent)
         await asyncio.sleep(reply.before)
         if reply.body is not None:
-            return Response(reply.body, media_type="text/event-stream")
+            return Response(reply.body, reply.status, media_type="text/event-stream")
         if reply.status != 200:
             error = {"error": {"message": "SECRET upstream detail", "type": "x", "code": "x"}}
-            return JSONResponse(error, reply.status, reply.headers)
+            return JSONResponse(reply.error or error, reply.status, reply.headers)
         return StreamingResponse(self._stream(reply), media_type="text/event-stream", headers=reply.headers)
 
     async def _unknown(self, request: Request) -> Response:
@@ -88,11 +97,14 @@ class ModelServer:
 
     async def _stream(self, reply: Reply) -> AsyncIterator[str]:
         try:
-            for place, piece in enumerate(_pieces(reply)):
+            pieces = _pieces(reply)
+            for place, piece in enumerate(pieces):
                 if place == reply.break_after:
                     raise ConnectionResetError
                 if place == reply.hang_after:
                     await asyncio.sleep(3600)
+                if reply.hold and place == len(pieces) - 3:
+                    await asyncio.to_thread(reply.hold.wait, 30)
                 yield f"data: {json.dumps(piece)}\n\n"
                 await asyncio.sleep(reply.pause)
             yield "data: [DONE]\n\n"
@@ -132,7 +144,7 @@ def _pieces(reply: Reply) -> list[dict[str, Any]]:
     end = "tool_calls" if reply.calls else "stop"
     chunks.append(_chunk([{"index": 0, "delta": {}, "finish_reason": end}]))
     usage = {"prompt_tokens": 11, "completion_tokens": len(words), "total_tokens": 11 + len(words)}
-    return [*chunks, {**_chunk([]), "usage": usage}]
+    return [*chunks, {**_chunk([]), "usage": reply.usage or usage}] if reply.counts else chunks
 
 
 def _chunk(choices: list[dict[str, Any]]) -> dict[str, Any]:

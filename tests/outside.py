@@ -102,8 +102,8 @@ class Outside:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             return [_answer(address, port) for address in answers_of(lookup)]
         try:
-            kwargs["flags"] = kwargs.get("flags", 0) | socket.AI_NUMERICHOST
-            return ask(host, port, *args, **kwargs)
+            how = dict(zip(("family", "type", "proto", "flags"), args, strict=False)) | kwargs
+            return ask(host, port, **{**how, "flags": how.get("flags", 0) | socket.AI_NUMERICHOST})
         except socket.gaierror:
             return [_answer(ELSEWHERE, port)]
 

@@ -50,9 +50,8 @@ def running(
         log_config=None,
         lifespan="on",
         timeout_graceful_shutdown=grace,
-        timeout_keep_alive=1,
         proxy_headers=False,  # as in our own worker
-        **options,
+        **{"timeout_keep_alive": 1, **options},
     )
     server = Ending(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -1,9 +1,9 @@
 """Several workers in one event loop with virtual time, each of whose steps may be held up, lost or the last.
 
 A `World` has one shared in-memory store, one archive (a dictionary twin of SQL's) and any number of workers,
-each put together as `mcp_chat.app` does it. What a worker does outside itself (a call of store or archive, a
-word of its model, a tool call) goes through its `Process`, which can be stopped there, killed there, or cut
-off. The `Journal` is what somebody sees who stands beside the store.
+each put together as `mcp_chat.assembly` does it. What a worker does outside itself (a call of store or
+archive, a word of its model, a tool call) goes through its `Process`, which can be stopped there, killed
+there, or cut off. The `Journal` is what somebody sees who stands beside the store.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import selectors
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -26,32 +26,45 @@ import anyio
 import anyio.to_thread
 import structlog
 from anyio.abc import TaskStatus
-from langchain_core.language_models import BaseChatModel
 
-import mcp_chat.app
-from mcp_chat.agent import Emit, Loop
+from mcp_chat.agent import Loop
+from mcp_chat.agents import UNKNOWN
+from mcp_chat.assembly import HELD
+from mcp_chat.branch import Side, Tree
+from mcp_chat.catalogue import CatalogueEntry
 from mcp_chat.commands import Command, Connect, Send
 from mcp_chat.config import CONFIG, ModelConfig, ServerConfig, UserConfig
 from mcp_chat.configs import UserConfigs
-from mcp_chat.connections import Connection
+from mcp_chat.connections import Connection, Held
 from mcp_chat.context import Budget
 from mcp_chat.deed import Deed
 from mcp_chat.dispatch import Dispatch
-from mcp_chat.events import Entry, Event, Final, TextDelta, is_final, order
+from mcp_chat.events import Entry, Final, TextDelta, is_final, order
 from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
 from mcp_chat.feed import Feed, Gap
+from mcp_chat.grants import Grants
 from mcp_chat.heart import LoopHeart
 from mcp_chat.history import ChatHistoryManager
-from mcp_chat.limits import ModelLimits
+from mcp_chat.limits import ModelLimits, ServerLimits
 from mcp_chat.message import UNREADABLE, Message, ToolCall, Usage
 from mcp_chat.metrics import Metrics
+from mcp_chat.models.answer import Answer
+from mcp_chat.models.base import Piece, Request
+from mcp_chat.models.window import Window
+from mcp_chat.netguard import Lookups, Policy
+from mcp_chat.news import News
+from mcp_chat.oauth.sign_ins import SignIns
 from mcp_chat.ownership import Ownership
-from mcp_chat.providers import Model, Providers
+from mcp_chat.papers import Papers
+from mcp_chat.providers import Providers
+from mcp_chat.results import ToolResult
 from mcp_chat.session import Session
 from mcp_chat.stores.base import Accepted, Addition, Archive, Lease, Store
 from mcp_chat.stores.bells import LocalBells
-from mcp_chat.stores.memory import MemoryLeases, MemoryLog, MemoryStore
-from mcp_chat.tools import Tool, ToolResult
+from mcp_chat.stores.memory import MemoryDocuments, MemoryLeases, MemoryLog, MemoryStore
+from mcp_chat.stores.usages import MemoryUsages
+from mcp_chat.together import together
+from mcp_chat.tools import Listed, Tool
 from mcp_chat.upload import Upload
 from mcp_chat.vault import Vault
 from mcp_chat.workshop import Workshop
@@ -59,7 +72,6 @@ from mcp_chat.workshop import Workshop
 EPOCH_TIME = 1_800_000_000.0
 """What the clock on the wall says when a world begins."""
 
-HELD = mcp_chat.app.HELD
 VAULT = Vault([b"k" * 32])
 Part = Literal["store", "archive"]
 
@@ -256,7 +268,9 @@ class SimStore(MemoryStore):
         self.sim_leases = self.leases = SimLeases(clock)
         self.sim_bells = self.bells = SimBells()
         self.sim_log = self.log = SimLog(self.sim_leases, self.sim_bells, journal)
-        self.inbox._leases = self.window._leases = self.configs._leases = self.leases
+        for part in (self.inbox, self.window, self.configs, self.documents):
+            part._leases = self.leases
+        self.usages = MemoryUsages(self.leases)
         self.inbox._log = self.log
         self._journal = journal
 
@@ -265,7 +279,7 @@ class SimStore(MemoryStore):
         self._journal.losses += 1
         self.sim_leases.flush()
         self.sim_log.flush()
-        for each in (self.inbox._waiting, self.window._messages, self.configs._configs):
+        for each in (self.inbox._waiting, self.window._messages, self.configs._configs, self.documents):
             each.clear()
 
 
@@ -290,7 +304,19 @@ class SimArchive:
         self.configs: dict[str, str] = {}
         self.commands: dict[tuple[str, str], _Row] = {}
         self.messages: dict[tuple[str, str], dict[str, Message]] = defaultdict(dict)
+        self.sides: dict[tuple[str, str], tuple[Side, ...]] = defaultdict(tuple)
         self.trail: dict[tuple[str, str], Deed] = {}
+        self.documents = MemoryDocuments(self, clock)
+        self.get_document = self.documents.get_document
+        self.list_documents = self.documents.list_documents
+        self.put_document = self.documents.put_document
+        self.drop_document = self.documents.drop_document
+        self.usages = MemoryUsages(self)
+        self.spend, self.steps, self.sums = self.usages.spend, self.usages.steps, self.usages.sums
+
+    def check(self, user: str, epoch: int | None) -> None:
+        """Refuse an epoch that is not the newest."""
+        self._hold(user, epoch)
 
     def _hold(self, user: str, epoch: int | None) -> None:
         if epoch is not None and self.fencing and epoch < self.epochs[user]:
@@ -356,6 +382,10 @@ class SimArchive:
         messages = self.messages[addition.user, addition.session_id]
         for message in addition.messages:
             messages.setdefault(message.id, message)
+        if addition.epoch is not None:
+            await self.usages.spend(addition.user, addition.spent, epoch=addition.epoch)
+        if addition.ends and addition.epoch is not None:
+            await self.end(addition.user, *addition.ends, epoch=addition.epoch)
         await self.note(addition.user, addition.deeds)
 
     async def note(self, user: str, deeds: Sequence[Deed]) -> None:
@@ -365,8 +395,26 @@ class SimArchive:
     async def read(self, user: str, session_id: str, *, limit: int) -> list[Message]:
         return list(self.messages[user, session_id].values())[-limit:]
 
+    async def cut(self, user: str, session_id: str, message_id: str, *, side: str, epoch: int | None) -> None:
+        self._hold(user, epoch)
+        self._grow(user, session_id, self.tree(user, session_id).cut(message_id, side))
+
+    async def switch(self, user: str, session_id: str, message_id: str, *, epoch: int | None) -> None:
+        self._hold(user, epoch)
+        self._grow(user, session_id, self.tree(user, session_id).switch(message_id))
+
+    def tree(self, user: str, session_id: str) -> Tree:
+        """What is shown of a session, and what is not."""
+        key = (user, session_id)
+        return Tree(line=tuple(self.messages[key].values()), sides=self.sides[key])
+
+    def _grow(self, user: str, session_id: str, tree: Tree) -> None:
+        self.messages[user, session_id] = {message.id: message for message in tree.line}
+        self.sides[user, session_id] = tree.sides
+
     async def turn(self, user: str, session_id: str, run: str) -> list[Message]:
-        found = self.messages[user, session_id].values()
+        tree = self.tree(user, session_id)
+        found = [*tree.line, *(message for side in tree.sides for message in side.messages)]
         return [message for message in found if message.id.startswith(f"{run}-")]
 
     async def sessions(self, user: str, *, limit: int, **_: Any) -> list[Session]:
@@ -483,14 +531,26 @@ class Process:
         self.kill()
 
     def _workshop(self, store: Store, archive: Archive | None) -> Workshop:
-        budget = Budget()
+        budget, lookups = Budget(), Lookups()
+        papers = Papers(archive or store.documents, VAULT)
         return Workshop(
             store=store,
             archive=archive,
             configs=UserConfigs(store.configs, archive, VAULT),
-            history=ChatHistoryManager(None, 50, 3600, archive, window=store.window, budget=budget),
+            history=ChatHistoryManager(
+                None, 50, 3600, archive, window=store.window, budget=budget, usages=store.usages
+            ),
             vault=VAULT,
-            providers=cast(Providers, SimpleNamespace(open=lambda config, _: _model(self))),
+            providers=cast(
+                Providers,
+                SimpleNamespace(
+                    open=lambda config, _: Voice(self),
+                    prove=_accept,
+                    known=_nothing_known,
+                    fallbacks=lambda _: [],
+                    whereabouts=lambda _: "",
+                ),
+            ),
             connection=lambda server, _: cast(Connection, Line(self, server)),
             held=lambda: self.heart.beats(HELD),
             deliver=self.feed.deliver,
@@ -499,7 +559,10 @@ class Process:
             model_timeout=30,
             tool_rounds=8,
             model_limits=ModelLimits(),
+            server_limits=ServerLimits(),
             parallel_calls=8,
+            server_calls=8,
+            upload_quota=10**6,
             user_turns=4,
             places=anyio.CapacityLimiter(self.world.turns),
             idle_timeout=self.world.idle_timeout,
@@ -507,6 +570,13 @@ class Process:
             budget=budget,
             keep_history=True,
             summary=False,
+            max_app=2**20,
+            papers=papers,
+            sign_ins=SignIns(papers, Policy(), lookups, redirect_uri="", client_url=None, timeout=1),
+            lookups=lookups,
+            grants=Grants(papers=papers, seconds=3600),
+            approvals=False,
+            max_upload=2**20,
         )
 
     async def _deaths(self) -> AsyncIterator[str]:
@@ -527,7 +597,7 @@ class Reach:
         found = getattr(self._to, name)
         if asyncio.iscoroutinefunction(found):
             found = self._through(f"{self._name}.{name}".lstrip("."), found)
-        elif name in ("leases", "inbox", "log", "window", "configs", "bells"):
+        elif name in ("leases", "inbox", "log", "window", "configs", "bells", "documents", "usages"):
             found = Reach(self._process, found, self._part, name)
         setattr(self, name, found)
         return found
@@ -558,16 +628,34 @@ class Line:
         Tool(name=f"t__{name}", alias="t", remote_name=name, description="", schema={}, safe=name == "safe")
         for name in ("once", "safe")
     )
+    all_tools = tools
     left_out: Mapping[str, str] = MappingProxyType({})
+    held: Mapping[str, Held] = MappingProxyType({})
+    edition = 1
+    sign_in = ""
+    signed_in = False
 
     def __init__(self, process: Process, server: ServerConfig) -> None:
+        self.server = server
+        self.news = News()
         self._process = process
+        self._open = anyio.Event()
         self._stop = anyio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         await self._process.sleep(0.1)
         task_status.started()
+        self._open.set()
         await self._stop.wait()
+
+    async def resume(self) -> None:
+        await self.run()
+
+    async def first_attempt(self) -> None:
+        await self._open.wait()
+
+    async def know(self, found: Sequence[Listed]) -> None:
+        """Its tools are known."""
 
     async def close(self) -> None:
         self._stop.set()
@@ -588,11 +676,23 @@ class Line:
         return ToolResult(text=f"done by {process.name}")
 
 
-def _model(process: Process) -> Model:
-    async def aclose() -> None:
-        pass
+async def _accept(_config: ModelConfig) -> None:
+    """Every model can be made."""
 
-    return Model(chat=cast(BaseChatModel, process), aclose=aclose)
+
+async def _nothing_known(_config: ModelConfig, _resolver: object) -> CatalogueEntry:
+    """Nobody knows anything of them."""
+    return UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """The model of a process: what it says, `Parrot` says."""
+
+    process: Process
+
+    async def aclose(self) -> None:
+        """Hold nothing open."""
 
 
 class Parrot:
@@ -602,30 +702,19 @@ class Parrot:
     ``?`` behind it has arguments that nobody can read.
     """
 
-    def __init__(self, model: BaseChatModel, tools: Sequence[Tool], **_limits: Any) -> None:
-        self._process = cast(Process, model)
+    def __init__(self, model: Voice, tools: Sequence[Tool], **_limits: Any) -> None:
+        self._process = model.process
+        self.window = Window()
 
     async def run(
-        self, messages: Sequence[Message], files: Mapping[str, Upload], loop: Loop
-    ) -> AsyncGenerator[Event]:
-        events: asyncio.Queue[Event | None] = asyncio.Queue()
-        task = asyncio.create_task(self._answer(messages, loop, events.put_nowait))
-        task.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            await task
-        finally:
-            task.cancel()
-            with anyio.move_on_after(5, shield=True):
-                await asyncio.wait([task])
-
-    async def _answer(self, messages: Sequence[Message], loop: Loop, emit: Emit) -> None:
+        self, messages: Sequence[Message], files: Mapping[str, Upload], loop: Loop, **_settings: Any
+    ) -> Message:
         asked = max(n for n, message in enumerate(messages) if message.role == "user")
         plan, run = messages[asked].content.split(), messages[asked].id
+        request = Request(messages=messages)
         done = sum(bool(message.tool_calls) for message in messages[asked:])
         for n in range(done, len(plan) // 2):
-            said = await self._say(int(plan[2 * n]), emit)
+            said = await self._say(int(plan[2 * n]), loop, request)
             names = plan[2 * n + 1].split(",")
             calls = tuple(
                 ToolCall(id=f"{run}-{n}-{m}", name=f"t__{name.rstrip('?')}", args={"id": f"{run}-{n}-{m}"})
@@ -634,29 +723,21 @@ class Parrot:
             bad = [call.id for call, name in zip(calls, names, strict=True) if name.endswith("?")]
             metadata = {UNREADABLE: bad} if bad else {}
             asking = Message(role="assistant", content=said, tool_calls=calls, metadata=metadata)
-            await loop.record(asking, Usage(output_tokens=1), emit)
-            await _all(loop.run_call(call, emit) for call in calls)
-        said = await self._say(int(plan[-1]), emit)
-        await loop.record(Message(role="assistant", content=said), Usage(output_tokens=1), emit)
+            await loop.record(asking, Usage(output_tokens=1))
+            await together(loop.run_call(call) for call in calls)
+        said = await self._say(int(plan[-1]), loop, request)
+        return await loop.record(Message(role="assistant", content=said), Usage(output_tokens=1))
 
-    async def _say(self, words: int, emit: Emit) -> str:
-        said = ""
+    async def _say(self, words: int, loop: Loop, request: Request) -> str:
+        said, answer = "", Answer(ModelLimits())
+        await loop.allow(request, answer, "sim:voice")
         for n in range(words):
             await self._process.sleep(0.03)
             word = f"{self._process.name}{n} "
             said += word
-            emit(TextDelta(text=word))
+            answer.add(Piece(text=word))
+            loop.tell(TextDelta(text=word))
         return said
-
-
-async def _all(coroutines: Any) -> None:
-    tasks = [asyncio.ensure_future(each) for each in coroutines]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 # All of it
@@ -709,7 +790,7 @@ class World:
         for name, module in list(sys.modules.items()):
             if name.startswith("mcp_chat.") and getattr(module, "time", None) is time:
                 self._patches.enter_context(patch.object(module, "time", clock))
-        self._patches.enter_context(patch("mcp_chat.equipment.Agent", Parrot))
+        self._patches.enter_context(patch("mcp_chat.agents.Agent", Parrot))
         self._patches.enter_context(patch("anyio.to_thread.run_sync", _at_once))
         self.logs = self._patches.enter_context(structlog.testing.capture_logs())
         return self

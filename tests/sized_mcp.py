@@ -35,12 +35,18 @@ class SizedMCP:
         tools: What it lists.
         page: Tools of a page; 0 for pages without tools and without end.
         at_once: Most calls that were on their way at a time.
+        calls: The calls of tools that have come.
+        pause: Seconds before it says hello.
+        hellos: How often it was to say so.
     """
 
     def __init__(self) -> None:
         self.tools = [tool("size"), tool("wait")]
         self.page = 1000
         self.at_once = 0
+        self.calls: list[dict[str, Any]] = []
+        self.pause = 0.0
+        self.hellos = 0
         self._now = 0
         self.app = Starlette(routes=[Route("/{form}", self._serve, methods=["GET", "POST", "DELETE"])])
 
@@ -57,6 +63,8 @@ class SizedMCP:
         params = asked.get("params") or {}
         match asked["method"]:
             case "initialize":
+                self.hellos += 1
+                await asyncio.sleep(self.pause)
                 return {
                     "protocolVersion": "2025-06-18",
                     "capabilities": {"tools": {}},
@@ -67,6 +75,8 @@ class SizedMCP:
                 more = {"nextCursor": str(begin + (self.page or 1))}
                 last = self.page and begin + self.page >= len(self.tools)
                 return {"tools": self.tools[begin : begin + self.page], **({} if last else more)}
+        if asked["method"] == "tools/call":
+            self.calls.append(params)
         text = "x" * await self._called(params.get("arguments") or {})
         return {"content": [{"type": "text", "text": text}]}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.conftest import need
+from tests.running import wait_until
 
 FLAGS = [
     "--no-sandbox",
@@ -19,12 +23,27 @@ FLAGS = [
     "--disable-sync",
 ]
 
+PICTURES: Final = os.environ.get("SCREENSHOTS", "")
+"""The folder for pictures of what tests show; without one none are made."""
+
+SIZES: Final = {"wide": (1280, 800), "phone": (375, 740)}
+
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser without a head."""
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=need("chromium"), args=FLAGS)
+
+
+def closed(window: Page, page: Page) -> None:
+    """Wait until a window has closed itself; the browser is heard while one waits for a page."""
+
+    def is_closed() -> bool:
+        page.wait_for_timeout(10)
+        return window.is_closed()
+
+    wait_until(is_closed, "the window has closed itself")
 
 
 class Tab:
@@ -37,6 +56,7 @@ class Tab:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._listen)
+        self.url = url
         self.page.goto(url)
 
     def _listen(self, message: ConsoleMessage) -> None:
@@ -60,3 +80,18 @@ class Tab:
         """Wait until the last answer is complete and contains a text."""
         expect(self.page.get_by_test_id("message-assistant").last).to_contain_text(text, timeout=20_000)
         expect(self.page.get_by_test_id("stop")).to_have_count(0)
+
+    def picture(self, name: str, page: Page | None = None) -> None:
+        """Keep how it or another page looks on a desk and on a phone, light and dark, if that is wanted."""
+        if not PICTURES:
+            return
+        page = page or self.page
+        before = page.viewport_size
+        for size, (width, height) in SIZES.items():
+            page.set_viewport_size({"width": width, "height": height})
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+                page.screenshot(path=Path(PICTURES) / f"{name}-{size}-{scheme}.png", animations="disabled")
+        page.emulate_media(color_scheme="null")
+        if before:
+            page.set_viewport_size(before)

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,6 +30,7 @@ from mcp_chat.exceptions import ChatError, Fenced, SettingsError, StoreUnavailab
 from mcp_chat.message import Message, ToolCall, Usage
 from mcp_chat.record import Record
 from mcp_chat.session import Session
+from mcp_chat.spent import Spent
 from mcp_chat.stores import rows
 from mcp_chat.stores.base import Addition, Archive, Recency
 from mcp_chat.stores.cipher import PLAIN, Sealing
@@ -102,10 +105,14 @@ def sqlite_url(tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture(params=["plain", "sealed"])
+@pytest.fixture(params=["plain", "sealed", "in its thread"])
 async def archive(request: pytest.FixtureRequest, url: str) -> AsyncIterator[SQLArchive]:
-    """Each kind of archive, with texts as they are and with sealed ones, which are in one database."""
-    async with open_sql(url, PLAIN if request.param == "plain" else SEALING) as opened:
+    """Each kind of archive, with texts as they are and with sealed ones, which are in one database.
+
+    SQLite's small statements are executed at once, or all in its thread: it comes to the same.
+    """
+    cipher = SEALING if request.param == "sealed" else PLAIN
+    async with open_sql(url, cipher, at_once=request.param != "in its thread") as opened:
         yield opened
 
 
@@ -557,7 +564,8 @@ def test_another_programs_migrations_may_live_in_the_same_database(tmp_path: Pat
 def transactions(archive: SQLArchive) -> list[None]:
     """Count commits from now on."""
     seen: list[None] = []
-    event.listen(archive._engine.sync_engine, "commit", lambda _: seen.append(None))
+    for engine in {archive.engines.writing.sync_engine, archive.engines.committing.sync_engine}:
+        event.listen(engine, "commit", lambda _: seen.append(None))
     return seen
 
 
@@ -802,7 +810,9 @@ async def test_a_session_has_the_name_of_the_first_thing_its_user_said(archive: 
 async def test_tokens_add_up_and_the_last_backend_is_kept(archive: Archive, name: str) -> None:
     for n, backend in enumerate(["", "one", "two", ""]):
         usage = Usage(input_tokens=n, output_tokens=10 * n)
-        await archive.add(Addition(user=name, session_id="s", usage=usage, backend=backend))
+        step = Spent(id=f"run-a{n}", day=date(2026, 1, 31), session_id="s", model=backend, usage=usage)
+        for _ in range(2):  # whoever writes it again cannot know whether it was written
+            await archive.add(Addition(user=name, session_id="s", spent=(step,), backend=backend))
     session = await archive.session(name, "s")
     assert session is not None
     assert session.token_usage == Usage(input_tokens=6, output_tokens=60)
@@ -1199,7 +1209,8 @@ def told_at_checkout(archive: SQLArchive) -> list[str]:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    event.listen(archive._engine.sync_engine, "checkout", tell)
+    for engine in {archive.engines.writing.sync_engine, archive.engines.committing.sync_engine}:
+        event.listen(engine, "checkout", tell)
     return pragmas
 
 
@@ -1247,18 +1258,25 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
     raise AssertionError(f"not within 10 s: {what}")
 
 
+def has_locked(database: sqlite3.Connection) -> bool:
+    """Take the lock of a database that others are writing to all the time; tell whether it was free."""
+    with suppress(sqlite3.OperationalError):
+        database.execute("BEGIN IMMEDIATE")
+    return database.in_transaction
+
+
 async def test_what_is_acknowledged_around_a_lock_is_there_and_nothing_else(
     sqlite_url: str, tmp_path: Path, name: str
 ) -> None:
     async with open_sql(sqlite_url) as archive:
         told_at_checkout(archive).append("busy_timeout=20")
         stories = [Story(archive, f"{name}-{n}") for n in range(20)]
-        other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None)
+        other = sqlite3.connect(tmp_path / "chat.db", isolation_level=None, timeout=0.05)
         async with anyio.create_task_group() as tasks:
             for story in stories:
                 tasks.start_soon(story.write_until, lambda s: s.refused and len(s.told) > 20)
             await eventually(lambda: all(story.told for story in stories), "all have written")
-            other.execute("BEGIN IMMEDIATE")
+            await eventually(lambda: has_locked(other), "the other has the lock")
             await eventually(lambda: all(story.refused for story in stories), "all are refused")
             other.execute("ROLLBACK")
         other.close()
@@ -1322,7 +1340,7 @@ ACCESSES: dict[str, Callable[[SQLArchive, str], Awaitable[object]]] = {
 async def test_a_task_that_is_cancelled_at_any_moment_leaves_no_lock_behind(
     archive: SQLArchive, name: str, access: str
 ) -> None:
-    """LangGraph cancels its tasks in the middle of what they do; asyncio's cancellation knows no shield."""
+    """A stopped turn cancels its calls half-way; asyncio's cancellation knows no shield."""
     await add(archive, name, "s", said("before"))
     for n in range(25):
         task = asyncio.ensure_future(ACCESSES[access](archive, name))

@@ -417,11 +417,11 @@ def test_an_unknown_model_is_refused_and_the_known_ones_are_named(alice: Person,
     assert "openai:scripted" in detail
 
 
-@pytest.mark.parametrize("provider", ["nothing", "anthropic", "azure_openai", "demo", "gateway", "bedrock"])
+@pytest.mark.parametrize("provider", ["nothing", "demo", "gateway", "groq"])
 def test_ones_own_key_works_only_where_its_way_is_guarded(alice: Person, provider: str) -> None:
     llm = {"provider": provider, "config": {"model": "m", "api_key": "my-key"}}
     response = alice.post("connect", llm=llm)
-    assert "openai, ollama" in refused(response, 400)
+    assert "openai, azure_openai, anthropic" in refused(response, 400)
     assert "my-key" not in response.text
 
 
@@ -470,9 +470,10 @@ def test_nothing_of_the_operators_environment_reaches_a_users_model_server(
     config = {"model": "m", "base_url": stage.model_url, "api_key": key}
     alice.connect(llm={"provider": provider, "config": config})
     alice.post("chat", message="hi")
-    [headers] = model.headers
-    assert "operators" not in str(headers)
-    assert headers.get("authorization") == (f"Bearer {key}" if key else None)
+    assert model.headers
+    for headers in model.headers:
+        assert "operators" not in str(headers)
+        assert headers.get("authorization") == (f"Bearer {key}" if key else None)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_person_chats_with_a_tool_from_sign_in_to_sign_out(tab: Tab, name: str
     tab.sign_in(name)
     tab.connect("demo:demo")
     expect(page.get_by_test_id("demo-notice").first).to_contain_text(re.compile("no language model", re.I))
-    expect(page.get_by_test_id("tool-count")).to_contain_text("13")
+    expect(page.get_by_test_id("tool-count")).to_contain_text("14")
     tab.send("add 2 and 3")
     tab.answers("answered: 5")
     card = page.get_by_test_id("tool-card")
@@ -100,6 +101,23 @@ def test_a_reload_shows_the_conversation_again(tab: Tab, name: str) -> None:
     expect(tab.page.get_by_test_id("tool-card")).to_have_attribute("data-state", "done")
 
 
+def test_an_answer_says_what_it_took_and_the_header_what_all_did(
+    tab: Tab, name: str, scripted: ModelServer
+) -> None:
+    counts = {"prompt_tokens": 9000, "completion_tokens": 1000, "total_tokens": 10_000}
+    scripted.will(Reply(text="First.", usage=counts), Reply(text="Second.", usage=counts))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    for question, answer in (("one", "First."), ("two", "Second.")):
+        tab.send(question)
+        tab.answers(answer)
+    for _ in range(2):
+        last = tab.page.get_by_test_id("message-assistant").last
+        expect(last).to_contain_text(re.compile(r"\d ?m?s · 10,000 tokens · \$0\.03"))
+        expect(tab.page.get_by_test_id("session-spent")).to_have_text("20,000 tokens · $0.06")
+        tab.page.reload()
+
+
 def test_markdown_is_streamed_and_a_turn_can_be_stopped(tab: Tab, name: str, scripted: ModelServer) -> None:
     scripted.will(Reply(text="**bold** " + "word " * 500, pause=0.05))
     tab.sign_in(name)
@@ -114,6 +132,90 @@ def test_markdown_is_streamed_and_a_turn_can_be_stopped(tab: Tab, name: str, scr
     tab.answers("3 messages")
 
 
+def test_what_is_said_into_a_running_answer_comes_in_and_the_answer_goes_on(
+    tab: Tab, name: str, scripted: ModelServer
+) -> None:
+    hold = threading.Event()
+    scripted.will(Reply(text="one two three", hold=hold), Reply(text="four five"))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("count")
+    expect(tab.page.get_by_test_id("message-assistant").last).to_contain_text("one two")
+    tab.send("and go on")
+    said = tab.page.get_by_test_id("message-user").last
+    expect(said).to_have_attribute("data-state", "waiting")
+    expect(tab.page.get_by_test_id("stop")).to_be_visible()
+    tab.picture("steering")
+    hold.set()
+    tab.answers("four five")
+    expect(said).to_have_attribute("data-state", "done")
+    answers = tab.page.get_by_test_id("message-assistant")
+    expect(answers).to_have_count(2)
+    expect(answers.first).to_contain_text("one two three")
+    expect(answers.last).not_to_contain_text("three")
+    tab.page.reload()
+    tab.answers("four five")
+    expect(tab.page.get_by_test_id("message-user")).to_have_text(["count", "and go on"])
+
+
+def test_a_wait_for_the_provider_is_a_quiet_line(tab: Tab, name: str, scripted: ModelServer) -> None:
+    scripted.will(Reply(status=429, headers={"retry-after": "2"}), Reply(text="at last"))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("hello")
+    expect(tab.page.get_by_test_id("notice")).to_have_text(re.compile("limiting requests.*in 2 s"))
+    tab.answers("at last")
+    expect(tab.page.get_by_test_id("notice")).to_have_count(0)  # it is not so any more
+
+
+def test_a_reload_shows_the_running_answer_as_it_goes_on(tab: Tab, name: str, scripted: ModelServer) -> None:
+    hold = threading.Event()
+    scripted.will(
+        Reply(text="I look.", calls=[("demo__add", {"a": 20, "b": 22})]),
+        Reply(text="one two three", hold=hold),
+        Reply(text="four five"),
+    )
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("count")
+    answers = tab.page.get_by_test_id("message-assistant")
+    expect(answers.last).to_contain_text("one two")
+    tab.page.reload()
+    expect(answers).to_have_count(1)
+    expect(answers).to_contain_text("one two")
+    expect(answers).to_contain_text("I look.")
+    expect(answers.get_by_test_id("tool-card")).to_have_count(1)
+    expect(tab.page.get_by_test_id("stop")).to_be_visible()
+    tab.send("and go on")
+    said = tab.page.get_by_test_id("message-user").last
+    expect(said).to_have_attribute("data-state", "waiting")
+    hold.set()
+    tab.answers("four five")
+    expect(said).to_have_attribute("data-state", "done")
+    expect(tab.page.get_by_test_id("message-user")).to_have_text(["count", "and go on"])
+    expect(answers).to_have_count(2)
+    expect(answers.first).to_contain_text("one two three")
+    expect(tab.page.get_by_test_id("message-user").last.get_by_test_id("edit")).to_be_visible()
+
+
+def test_an_answer_that_broke_off_between_two_steps_says_so_after_a_reload(
+    tab: Tab, name: str, scripted: ModelServer
+) -> None:
+    scripted.will(Reply(text="I look.", calls=[("demo__add", {"a": 1, "b": 1})]), Reply(status=401))
+    tab.sign_in(name)
+    tab.connect("openai:scripted")
+    tab.send("add")
+    answer = tab.page.get_by_test_id("message-assistant")
+    for _ in ("live", "from the history"):
+        expect(answer.get_by_test_id("error")).to_contain_text("refused the API key")
+        expect(answer).to_have_attribute("data-state", "failed")
+        expect(answer).to_contain_text("tokens")
+        expect(answer.get_by_role("button", name="Try again")).to_be_visible()
+        tab.page.reload()
+    second = Tab(tab.page.context, tab.page.url)
+    expect(second.page.get_by_test_id("error")).to_contain_text("refused the API key")
+
+
 def test_a_failing_model_says_what_to_do_and_the_chat_goes_on(
     tab: Tab, name: str, scripted: ModelServer
 ) -> None:
@@ -124,6 +226,9 @@ def test_a_failing_model_says_what_to_do_and_the_chat_goes_on(
     expect(tab.page.get_by_test_id("error").first).to_contain_text("refused the API key")
     tab.send("again")
     tab.answers("better now")
+    second = Tab(tab.page.context, tab.page.url)
+    expect(second.page.get_by_test_id("error")).to_contain_text("refused the API key")
+    expect(second.page.get_by_test_id("message-assistant").last).to_contain_text("better now")
 
 
 def test_a_message_whose_answer_was_lost_is_looked_up_and_not_sent_again(
@@ -185,7 +290,6 @@ def test_a_message_sent_again_unchanged_is_answered_once(tab: Tab, name: str, sc
     page = tab.page
     scripted.will(Reply(text="once"))
     tab.sign_in(name)
-    tab.connect("openai:scripted")
     before = len(scripted.requests)
 
     def lose(route: Route) -> None:
@@ -193,8 +297,11 @@ def test_a_message_sent_again_unchanged_is_answered_once(tab: Tab, name: str, sc
         route.abort()
 
     page.route("**/llmchat/chat", lose)
+    page.route("**/llmchat/events*", lambda route: route.abort())  # nor does the line tell of it
     page.route("**/llmchat/history/**", lambda route: route.abort())
+    tab.connect("openai:scripted")
     tab.send("hello")
+    expect(page.get_by_test_id("composer")).to_have_value("")
     expect(page.get_by_test_id("composer")).to_have_value("hello", timeout=20_000)
     page.unroute_all()
     tab.complaints.clear()  # the browser itself reports the lost connection

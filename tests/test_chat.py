@@ -20,7 +20,8 @@ def test_an_answer_is_streamed_in_pieces_and_ends_with_final(alice: Person, mode
     assert final["type"] == "final"
     assert final["tool_used"] is False
     assert final["tools"] == []
-    assert final["usage"] == {"input_tokens": 11, "output_tokens": 3}
+    usage = final["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["steps"]) == (11, 3, 1)
 
 
 def test_both_forms_say_which_conversation_it_is_and_whether_it_goes_on(

@@ -15,21 +15,20 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from mcp_chat.agent import Agent
+from mcp_chat.agents import Agents
 from mcp_chat.app import create_app
 from mcp_chat.commands import Connect
 from mcp_chat.config import ModelConfig, UserConfig
 from mcp_chat.configs import UserConfigs
-from mcp_chat.connections import Toolbox
 from mcp_chat.equipment import Equipment, Ready
 from mcp_chat.events import Failed
 from mcp_chat.exceptions import NotConnected, StoreUnavailable
-from mcp_chat.providers import Model
 from mcp_chat.settings import Settings
 from mcp_chat.stores.base import Archive, Lease
 from mcp_chat.stores.database import migrate
 from mcp_chat.stores.memory import MemoryConfigs, MemoryLeases
 from mcp_chat.stores.sql import open_sql
+from mcp_chat.toolbox import Toolbox
 from mcp_chat.trail import Trail
 from mcp_chat.workshop import Workshop
 from tests.person import Person
@@ -88,20 +87,27 @@ async def opened(tmp_path: Path) -> AsyncIterator[tuple[Copies, Archive, UserCon
         yield copies, archive, UserConfigs(copies, archive, VAULT)
 
 
+def shop_of(configs: UserConfigs) -> Workshop:
+    """Return what equipment is made with, as far as it stores anything."""
+    signed_in = SimpleNamespace(forget=forget_none)
+    return cast(Workshop, SimpleNamespace(configs=configs, sign_ins=signed_in, session_ttl=60))
+
+
 def equipped(configs: UserConfigs, tasks: Any) -> Equipment:
     """Return what a user's turns work with, as far as it stores anything."""
-    shop = cast(Workshop, SimpleNamespace(configs=configs))
-    return Equipment(LEASE, shop, tasks, Trail(user="ann", worker="w", archive=None))
+    return Equipment(
+        LEASE, shop_of(configs), tasks, Trail(user="ann", worker="w", archive=None), lambda event: None
+    )
+
+
+async def forget_none(_user: str) -> None:
+    """Nobody has signed in."""
 
 
 async def a_turn(equipment: Equipment) -> None:
     """Begin a turn; what it is to open is not there."""
     with contextlib.suppress(NotConnected, AttributeError):
         await equipment.prepare()
-
-
-async def nothing() -> None:
-    pass
 
 
 async def until_current(configs: UserConfigs, model: str) -> None:
@@ -124,7 +130,8 @@ async def test_a_copy_that_comes_back_does_not_replace_what_was_stored_meanwhile
         await configs.put("ann", config("old"), epoch=1)
         await copies.delete("ann", epoch=1)  # it has expired
         equipment = equipped(configs, tasks)
-        ready = Ready(cast(Model, SimpleNamespace(aclose=nothing)), cast(Agent, None), Toolbox(()))
+        toolbox = Toolbox({})
+        ready = Ready({}, toolbox, Agents(shop_of(configs), "ann", config("old").model, toolbox))
         await equipment.change(config("old"), ready)
         copies.hold = True
         tasks.start_soon(a_turn, equipment)

@@ -382,3 +382,11 @@ def test_a_conversation_cut_at_its_beginning_begins_with_the_user_or_something_p
     first = spoken[: 1 + len(spoken[0].tool_calls)]
     newest = [m for m in session.messages if m.role not in ("system", "tool")][-1]
     assert first[0].role == "user" or pinned & {m.id for m in first} or first[0].id == newest.id
+
+
+def test_a_file_that_a_tool_gave_takes_no_room_from_what_the_model_is_shown() -> None:
+    part = Part(upload_id="a" * 32, media_type="text/plain", name="result.txt", size=10**6)
+    plain = Message(role="tool", content="See the file.", tool_call_id="1")
+    assert tokens_of(replace(plain, parts=(part,))) == tokens_of(plain)
+    asked = Message(role="user", content="See the file.")
+    assert tokens_of(replace(asked, parts=(part,))) > tokens_of(asked)

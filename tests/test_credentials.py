@@ -133,12 +133,14 @@ def test_a_gateway_that_the_operator_lists_gets_the_login_of_whoever_connects(
     opened: Open, world: World, origin: str, transport: str, more: dict[str, Any]
 ) -> None:
     url = opened(auth="jwt", gateway_origins=f"https://gateway.example,{origin}")
+    before = ""  # a goodbye of hers may arrive when his first request has
     for name in ("ann", "bob"):
         world.seen.clear()
         token = login(name)
         with Person(url, name, token=token) as somebody:
             connect(somebody, origin, transport, **more)
-        assert world.authorizations == {f"Bearer {token}"}
+        assert world.authorizations - {before} == {f"Bearer {token}"}
+        before = f"Bearer {token}"
 
 
 def test_a_token_of_ones_own_is_sent_instead_of_the_logins(opened: Open, world: World, origin: str) -> None:
@@ -248,6 +250,50 @@ def test_a_login_token_is_not_written_where_its_user_is() -> None:
     ann = Principal(id="ann", token="CANARY")
     assert "CANARY" not in repr(ann)
     assert ann == Principal(id="ann"), "a fresh token is no other user"
+
+
+# A login's token, where the operator's file asks for it
+
+
+def asking(tmp_path: Path, origin: str, **more: Any) -> Path:
+    """A file of the operator's whose one server gets who asks, and their login."""
+    path = tmp_path / "servers.json"
+    headers = {"Authorization": "Bearer ${user.token}", "X-User": "${user.id}"}
+    entry = {"url": f"{origin}/mcp", "headers": headers, **more}
+    path.write_text(json.dumps({"mcpServers": {"ours": entry}}))
+    return path
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_server_of_the_operators_gets_the_login_that_its_entry_asks_for(
+    opened: Open, world: World, origin: str, further: tuple[World, str], tmp_path: Path, transport: str
+) -> None:
+    url = opened(auth="jwt", servers_file=asking(tmp_path, origin, type=transport))
+    other, other_url = further
+    for name in ("ann", "bob"):
+        world.seen.clear()
+        token = login(name)
+        with Person(url, name, token=token) as somebody:
+            both = [{"name": "ours"}, {"url": f"{other_url}/mcp", "alias": "b"}]
+            assert somebody.post("connect", llm=DEMO, servers=both).status_code == 200
+            assert somebody.post("chat", message="hello").status_code == 200
+            shown = somebody.get("config/{me}").text + somebody.get("servers").text
+            assert token not in shown
+            somebody.post("disconnect")
+        assert world.authorizations == {f"Bearer {token}"}
+        assert all(f"\nx-user: {name}\n" in f"{head}\n" for head in world.seen)
+    assert other.authorizations == {""}
+    assert "x-user" not in "".join(other.seen)
+
+
+def test_a_login_without_a_token_is_told_what_is_missing(
+    opened: Open, world: World, origin: str, tmp_path: Path
+) -> None:
+    with Person(opened(auth="demo", servers_file=asking(tmp_path, origin)), "ann") as ann:
+        answer = ann.post("connect", llm=DEMO, server={"name": "ours"})
+    assert answer.status_code == 400
+    assert "the server ours needs the token of your login, and your login has none" in answer.text
+    assert world.seen == []
 
 
 # One's own

@@ -20,8 +20,9 @@ from langchain_core.messages import (
 from langchain_core.tools import StructuredTool, ToolException
 
 from mcp_chat.demo.model import DemoModel
-from mcp_chat.demo.rules import Reply, Tool, reply, stem, words
+from mcp_chat.demo.rules import Reply, Tool, reply
 from mcp_chat.demo.server import build
+from mcp_chat.demo.words import stem, words
 
 
 def tool(name: str, *, required: str = "", description: str = "", **parameters: Any) -> Tool:
@@ -156,7 +157,7 @@ def test_an_unknown_command_is_answered_with_the_tools_there_are() -> None:
     assert not answer.calls
     assert answer.text.startswith("There is no tool called `nope`.")
     assert "- `/add a=2 b=3`: Add two numbers." in answer.text
-    assert "- and 5 more" in answer.text
+    assert "- and 6 more" in answer.text
     assert "`/add a=2 b=3`" in asked("/").text
 
 
@@ -216,6 +217,7 @@ def test_a_missing_argument_is_named_with_an_example() -> None:
         ("roll a die", "roll_dice", {}),
         ("count slowly to 3", "slow_count", {"steps": 3}),
         ("please fail", "always_fails", {}),
+        ("book a table", "book_table", {}),
     ],
 )
 def test_words_find_the_tool_and_its_arguments(text: str, name: str, arguments: Mapping[str, Any]) -> None:

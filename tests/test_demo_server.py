@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import httpx
 import pytest
 from mcp import Client
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitRequestParams, ElicitResult, TextContent
 
 from mcp_chat.demo import server as demo
 from mcp_chat.demo.server import MAX_ITEMS, TodoList
@@ -136,6 +137,34 @@ def test_slow_count_reports_each_step(url: str) -> None:
         assert steps == [(1, 3, "Step 1 of 3"), (2, 3, "Step 2 of 3"), (3, 3, "Step 3 of 3")]
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (
+            ElicitResult(action="accept", content={"day": "2026-05-03", "people": 4, "outside": True}),
+            "A table for 4 outside on 2026-05-03, or it would be if this were no demo.",
+        ),
+        (ElicitResult(action="decline"), "No table was booked."),
+        (ElicitResult(action="cancel"), "No table was booked."),
+    ],
+)
+def test_book_table_asks_for_what_it_needs(url: str, answer: ElicitResult, says: str) -> None:
+    forms: list[dict[str, Any]] = []
+
+    async def story() -> None:
+        async def respond(context: Any, params: ElicitRequestParams) -> ElicitResult:
+            assert isinstance(params, ElicitRequestFormParams)
+            forms.append(params.requested_schema)
+            return answer
+
+        async with Client(url, elicitation_callback=respond) as client:
+            assert text_of(await client.call_tool("book_table")) == says
+
+    asyncio.run(story())
+    assert forms[0]["required"] == ["day"]
+    assert forms[0]["properties"]["day"] == {"title": "Day", "type": "string", "format": "date"}
 
 
 @pytest.mark.parametrize(

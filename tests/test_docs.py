@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -10,13 +11,18 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcp_chat.api.errors import STATUS
+from mcp_chat.catalogue import read_catalogue
+from mcp_chat.message import Usage
 from mcp_chat.metrics import Metrics
+from mcp_chat.models.providers.table import PROVIDERS
+from mcp_chat.prices import PriceList
 from mcp_chat.servers import read_servers
 from mcp_chat.settings import Settings
 from mcp_chat.stores.client import open_client
@@ -25,12 +31,19 @@ from mcp_chat.vault import Vault
 from tests.conftest import need
 from tests.guards.table import GUARDS
 from tests.installation import Installation
+from tests.model_server import ModelServer, Reply
+from tests.packages import node, script
+from tests.running import running
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
     *("operations", "identity", "secrets", "audit", "security"),
-    *("scaling", "http-api", "architecture", "history"),
+    *("models", "scaling", "http-api", "architecture", "history", "mcp", "oauth"),
+    *("usage", "turns", "approvals", "embedding"),
 )
+USUAL: dict[str, Any] = {"MCP_CHAT_APPROVALS": "on"}
+"""What an operator has who sets nothing, where the tests set something else."""
+
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -84,7 +97,7 @@ def test_the_readmes_commands_answer_what_it_shows(tmp_path: Path) -> None:
     assert found[0] == ("sh", "make serve   # then open http://127.0.0.1:8000\nmake test\n")
     examples = list(zip(found[1::2], found[2::2], strict=True))
     assert len(examples) == 6
-    with Installation(tmp_path, "http://127.0.0.1:9/v1") as installation:
+    with Installation(tmp_path, "http://127.0.0.1:9/v1", **USUAL) as installation:
         for (_, command), (language, shown) in examples:
             answered = run(command, tmp_path, installation.url)
             if language == "text":
@@ -94,6 +107,145 @@ def test_the_readmes_commands_answer_what_it_shows(tmp_path: Path) -> None:
             if "..." in wanted.get("tools", ()):
                 got["tools"] = [*got["tools"][:2], "..."]
             assert shape(got) == shape(wanted)
+
+
+def test_the_models_pages_commands_answer_what_it_shows(tmp_path: Path) -> None:
+    need("curl")
+    found = blocks("docs/models.md")
+    ((_, listed),) = (each for each in found if each[0] == "yaml")
+    models = tmp_path / "listed.yaml"
+    models.write_text(listed)
+    assert [entry.fallbacks for entry in read_catalogue(models)] == [("openai:small-model",), ()]
+    env: dict[str, Any] = {"MCP_CHAT_MODELS_FILE": str(models), "MCP_CHAT_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    with Installation(tmp_path, "http://127.0.0.1:9/v1", workers=1, **env) as installation:
+        for (language, command), (_, shown) in itertools.pairwise(found):
+            if language == "sh":
+                answered = json.loads(run(command, tmp_path, installation.url))
+                assert shape(answered) == shape(json.loads(shown))
+
+
+def test_the_models_page_has_all_there_is_to_know_of_a_provider() -> None:
+    page = (ROOT / "docs/models.md").read_text()
+    for known in PROVIDERS.values():
+        (row,) = re.findall(rf"^\| `{known.name}`.*$", page, re.MULTILINE)
+        named = set(re.findall(r"`(\w+)`", row))
+        assert {*known.brings, *known.keys[:1]} - {"base_url"} <= named | {"WATSONX_APIKEY"}
+        assert f"`mcp-chat[{known.extra}]`" in row or "always there" in row
+
+
+@pytest.mark.slow
+def test_the_mcp_pages_commands_answer_what_it_shows(tmp_path: Path) -> None:
+    need("curl")
+    everything = {"command": str(node()), "args": [str(script("server-everything")), "stdio"]}
+    servers = {"all": {**everything, "tools": {"*": "allow"}}}
+    found = [*blocks("docs/mcp.md"), ("sh", "")]
+    shown_after = {each: after for each, after in itertools.pairwise(found) if each[0] == "sh"}
+    assert len(shown_after) == 6
+    with Installation(tmp_path, "http://127.0.0.1:9/v1", servers=servers, **USUAL) as installation:
+        run(blocks("README.md")[1][1], tmp_path, installation.url)
+        for (_, command), (language, shown) in shown_after.items():
+            answered = run(command, tmp_path, installation.url)
+            if language == "text":
+                assert answered == shown.rstrip("\n")
+            elif language == "json":
+                assert json.loads(answered) == json.loads(shown)
+            else:
+                assert "detail" not in json.loads(answered), answered
+
+
+def test_the_usage_pages_commands_answer_what_it_shows(tmp_path: Path) -> None:
+    need("curl")
+    (_, say), (_, said), (_, ask), (_, told), (_, report), _ = blocks("docs/usage.md")
+    with Installation(tmp_path, "http://127.0.0.1:9/v1", **USUAL) as installation:
+        for _, command in blocks("README.md")[1:4:2]:
+            run(command, tmp_path, installation.url)
+        before = json.loads(run(ask, tmp_path, installation.url))["total"]["steps"]
+        assert shape(json.loads(run(say, tmp_path, installation.url))) == shape(json.loads(said))
+        answered = json.loads(run(ask, tmp_path, installation.url))
+        assert days_aside(answered) == days_aside(json.loads(told))
+        assert answered["total"]["steps"] == before + json.loads(said)["steps"]
+    program = f"MCP_CHAT_DATA_DIR={installation.data} '{sys.executable}' -m mcp_chat"
+    written = run(report.replace("mcp-chat", program).replace("ann@example.org", "alice"), tmp_path, "")
+    heads, line, *rest = written.splitlines()
+    assert heads.startswith("user,model,input_tokens,output_tokens,")
+    assert line.startswith("alice,demo:demo,")
+    assert [json.loads(each)["user"] for each in rest] == ["alice"]
+
+
+def test_the_usage_pages_prices_are_what_the_file_means(tmp_path: Path) -> None:
+    shown = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/usage.md").read_text(), re.DOTALL)
+    assert shown is not None
+    (tmp_path / "models.yaml").write_text(textwrap.dedent(shown[1]))
+    bill = PriceList(read_catalogue(tmp_path / "models.yaml")).bill("openai:gpt-4o-mini")
+    assert bill.tariff.cost(Usage(input_tokens=1_000_000, cached_tokens=500_000)) == 112_500_000
+
+
+def days_aside(answer: dict[str, Any]) -> Any:
+    """An answer's shape without the days in it."""
+    return {**shape(answer), "since": "day", "until": "day", "limits": sorted(answer["limits"])}
+
+
+def test_the_turns_pages_commands_answer_what_it_shows(tmp_path: Path) -> None:
+    need("curl")
+    model, found = ModelServer(), blocks("docs/turns.md")
+    commands = [text for language, text in found if language == "sh"]
+    shown = [text for language, text in found if language == "text"]
+    limited = Reply(status=429, headers={"retry-after": "2"})
+    scripts = [
+        [Reply(text="one two", pause=0.5), Reply(text="three four")],
+        [limited, Reply(text="Hello to you.")],
+    ]
+    with running(model.app) as url, Installation(tmp_path, f"{url}/v1") as installation:
+        for command in [text for _, text in blocks("README.md")[1:4:2]]:
+            run(command.replace("demo:demo", "openai:scripted"), tmp_path, installation.url)
+        for command, text, script in zip(commands, shown, scripts, strict=True):
+            model.will(*script)
+            assert frames(run(command, tmp_path, installation.url)) == frames(text + "\n")
+
+
+def test_the_turns_pages_models_file_is_valid(tmp_path: Path) -> None:
+    [shown] = [text for language, text in blocks("docs/turns.md") if language == "yaml"]
+    path = tmp_path / "models.yaml"
+    path.write_text(shown)
+    assert read_catalogue(path)[0].fallbacks == ("openai:gpt-5.2-mini", "ollama:qwen3")
+
+
+def test_the_replay_pages_commands_show_what_they_show(tmp_path: Path) -> None:
+    need("curl")
+    (_, have), (_, again), (_, shown), (language, test) = blocks("docs/replay.md")
+    with Installation(tmp_path, "http://127.0.0.1:9/v1", **USUAL) as installation:
+        for _, command in blocks("README.md")[1:4:2]:
+            run(command, tmp_path, installation.url)
+        run(have, tmp_path, installation.url)
+    program = f"'{sys.executable}' -m mcp_chat"
+    printed = run(again.replace("mcp-chat", program), tmp_path, "")
+    ids = re.compile(r"call_\w+")
+    assert ids.sub("call", printed) == ids.sub("call", shown)
+    assert language == "python"
+    (tmp_path / "test_it.py").write_text(test)
+    run(f"'{sys.executable}' -m pytest -q -p no:cacheprovider test_it.py", tmp_path, "")
+
+
+def test_the_approvals_pages_commands_answer_what_it_shows(tmp_path: Path) -> None:
+    need("curl")
+    found = [*blocks("docs/approvals.md"), ("sh", "")]
+    assert len([language for language, _ in found if language == "sh"]) == 11
+    with Installation(tmp_path, "http://127.0.0.1:9/v1", **USUAL) as installation:
+        for (language, command), (form, shown) in itertools.pairwise(found):
+            answered = run(command, tmp_path, installation.url) if language == "sh" else ""
+            if language == "sh" and form == "text":
+                assert answered == shown
+            elif language == "sh" and form == "json":
+                assert shape(json.loads(answered)) == shape(json.loads(shown))
+
+
+def test_the_approvals_pages_servers_file_is_what_it_says(tmp_path: Path) -> None:
+    shown = next(text for language, text in blocks("docs/approvals.md") if language == "json")
+    path = tmp_path / "servers.json"
+    path.write_text(shown)
+    shop = read_servers(path)["shop"]
+    assert shop.rules == {"*": "ask", "search_*": "allow", "delete_*": "deny"}
+    assert (shop.safe_tools, shop.always) == (("find",), False)
 
 
 def test_the_readme_begins_with_the_two_commands_and_a_picture() -> None:
@@ -168,7 +320,7 @@ def test_each_metric_that_is_to_be_watched_exists() -> None:
     named = set(re.findall(r"mcp_chat_[a-z_]+", (ROOT / "docs/scaling.md").read_text()))
     counted = Metrics().text().decode()
     assert len(named) > 8
-    assert [name for name in named if f"\n{name}" not in counted] == []
+    assert [name for name in named if f"\n# TYPE {name} " not in counted] == []
 
 
 def test_each_log_line_that_is_to_be_watched_is_written() -> None:

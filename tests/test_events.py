@@ -29,7 +29,7 @@ DATA = {
     "token": {"content"},
     "tool_start": {"type", "id", "tool", "input", "start"},
     "tool_progress": {"type", "id", "tool", "progress", "total", "message"},
-    "tool_end": {"type", "id", "tool", "output", "end"},
+    "tool_end": {"type", "id", "tool", "output", "end", "structured"},  # the last beside the contract
     "tool_error": {"type", "id", "tool", "error", "time"},
     "final": {
         *("type", "content", "tool_used", "tools", "elapsed_ms", "stopped", "usage"),
@@ -886,8 +886,10 @@ def test_an_interrupt_does_not_touch_another_conversation(alice: Person, model: 
         Reply(text="four five six", hang_after=3),
         Reply(text="I listen."),
     )
-    with alice.sending("count", session_id=other) as untouched, alice.sending("count") as stopped:
+    with ExitStack() as streams:
+        untouched = streams.enter_context(alice.sending("count", session_id=other))
         heard(untouched, "one two")
+        stopped = streams.enter_context(alice.sending("count"))
         heard(stopped, "four five")
         assert alice.say("stop", if_running="interrupt")["response"] == "I listen."
         assert until(stopped, "final")[-1].data["stopped"] is True

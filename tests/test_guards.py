@@ -40,6 +40,7 @@ def test_cases_are_counted_by_their_whole_names() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it begins pytest five times
 def test_a_guard_that_is_taken_out_is_noticed_and_one_that_is_none_is_not(tmp_path: Path) -> None:
     harmless = replace(QUICK, new=QUICK.old + "        # nothing has changed\n")
     gone = replace(QUICK, old="no such text")

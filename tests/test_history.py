@@ -30,7 +30,7 @@ from mcp_chat.history import ChatHistoryManager
 from mcp_chat.identity import user_key
 from mcp_chat.message import MESSAGE, Message, ToolCall
 from mcp_chat.record import distinct
-from mcp_chat.stores import redis as redis_store
+from mcp_chat.stores import redis_window
 from mcp_chat.stores.base import Window
 from mcp_chat.stores.database import migrate
 from mcp_chat.stores.memory import MemoryStore
@@ -774,7 +774,7 @@ BAD = [b"nonsense", b"", b"\xff\xfe", b"null", b'{"role": "robot", "content": "a
 async def test_values_of_a_window_that_nobody_can_read_are_put_aside_and_the_rest_goes_on(
     urls: Urls, place: Place, client: Redis, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "log", told := CapturingLogger())
+    monkeypatch.setattr(redis_window, "log", told := CapturingLogger())
     manager, key = place.manager(), f"chat:history:{{{name}}}"
     await manager.append_message(name, "user", "a")
     await manager.record.recent(name, None, epoch=None)

@@ -60,6 +60,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
             servers={"good": {"url": f"{good_url}/mcp"}},
             MCP_CHAT_CONNECT_TIMEOUT=str(LIMIT),
             MCP_CHAT_TOOL_TIMEOUT=str(LIMIT),
+            MCP_CHAT_TOOL_LIMIT=str(LIMIT),
         ) as installation,
     ):
         yield installation

@@ -159,9 +159,10 @@ def test_hostile_answers_results_and_questions_are_shown_and_do_nothing(
         trap.nothing_happened()
     for card in page.get_by_test_id("tool-card").all():
         card.locator("summary").click()
-    results = page.get_by_test_id("tool-result")
-    expect(results.first).to_contain_text("<script>pwned()</script>")
-    expect(results.last).to_contain_text("bank.example")
+    results = page.get_by_test_id("tool-result")  # in the order in which the calls began, side by side
+    expect(results).to_have_count(2)
+    expect(results.filter(has_text="<script>pwned()</script>")).to_have_count(1)
+    expect(results.filter(has_text="Error executing tool fails: ")).to_contain_text("bank.example")
     trap.nothing_happened()
     page.reload()
     expect(page.get_by_test_id("message-assistant")).to_have_count(len(turns))
@@ -186,7 +187,13 @@ def test_whatever_the_server_says_about_names_and_errors_is_text(
         route.fulfill(status=422, json={"detail": hostile})
 
     model = {"id": "openai:scripted", "model_id": "openai:scripted", "description": hostile}
-    page.route("**/llmchat/servers", rewrite(servers=[{"name": hostile, "description": hostile}]))
+    plain = {"enabled": True, "held": False, "app": False, "app_only": False}
+    tools = [{"name": payload, "shown_as": f"{hostile}__{payload}", **plain} for payload in PAYLOADS]
+    mine = {"alias": hostile, "url": None, "enabled": True, "state": "lost", "error": hostile, "tools": tools}
+    page.route(
+        "**/llmchat/servers",
+        rewrite(servers=[{"name": hostile, "description": hostile}], connected=[mine]),
+    )
     page.route(
         "**/llmchat/gateway/models",
         rewrite(models=[{**model, "model_name": hostile, "provider_name": hostile}]),
@@ -196,11 +203,10 @@ def test_whatever_the_server_says_about_names_and_errors_is_text(
     page.get_by_test_id("connect").click()
     expect(page.get_by_test_id("error")).to_contain_text("<img src=x onerror=pwned()>")
     page.unroute("**/llmchat/connect")
-    tools = [f"{hostile}__{payload}" for payload in PAYLOADS]
     with Person(trap.home, name) as person:
         person.connect(server={"name": "hostile"})
     page.route("**/llmchat/status/*", rewrite(connected=True))
-    page.route("**/llmchat/config/*", rewrite(tools=tools, mcp_server={"name": hostile}))
+    page.route("**/llmchat/config/*", rewrite(tools=[], mcp_server={"name": hostile}))
     trap.complaints.clear()  # the browser itself reports the 422
     page.reload()
     badge = page.get_by_test_id("connected-badge")
@@ -213,6 +219,7 @@ def test_whatever_the_server_says_about_names_and_errors_is_text(
     expect(page.get_by_test_id("error")).to_contain_text("<img src=x onerror=pwned()>")
     trap.complaints.clear()
     trap.nothing_happened()
+    page.unroute_all(behavior="ignoreErrors")  # the page goes on asking
 
 
 def test_a_link_says_where_it_leads_and_text_cannot_hide_or_turn(
@@ -230,6 +237,7 @@ def test_a_link_says_where_it_leads_and_text_cannot_hide_or_turn(
     trap.send("go")
     answer = trap.page.get_by_test_id("message-assistant")
     expect(answer).to_have_attribute("data-state", "done", timeout=20_000)
+    expect(answer.locator("a")).to_have_count(5)
     after = "links => links.map(link => getComputedStyle(link, '::after').content)"
     assert answer.locator("a").evaluate_all(after) == [
         '"(evil.example)"',
@@ -256,6 +264,8 @@ def test_the_policy_is_strict_and_takes_no_html_but_the_sanitisers(trap: Trap) -
         "script-src": "'self'",
         "style-src": "'self'",
         "img-src": "'self' data:",
+        "media-src": "'self' data:",
+        "font-src": "'self'",
         "connect-src": "'self'",
         "frame-ancestors": "'none'",
         "base-uri": "'none'",

@@ -17,12 +17,14 @@ from sqlalchemy import create_engine, event, insert
 from structlog.testing import capture_logs
 
 from mcp_chat.commands import Cancel, Command, Connect, DeleteSession, Disconnect, Send
+from mcp_chat.deed import Deed
 from mcp_chat.events import Cancelled, Connected, Disconnected, Failed, Final, SessionDeleted, TurnFinished
-from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable
+from mcp_chat.exceptions import ChatError, Fenced, StoreUnavailable, TooLarge
 from mcp_chat.message import Part, Usage, now
 from mcp_chat.stores.base import Accepted, Addition, Archive
 from mcp_chat.stores.cipher import PLAIN
 from mcp_chat.stores.database import driver_url, migrate
+from mcp_chat.stores.documents import MOST
 from mcp_chat.stores.rows import command_row
 from mcp_chat.stores.sql import SQLArchive, open_sql
 from mcp_chat.stores.tables import chat_command, metadata
@@ -305,6 +307,28 @@ async def test_attempts_at_an_open_command_are_counted(archive: Archive, name: s
     assert await archive.retry(name, "c", epoch=2) == 0
 
 
+async def test_an_answer_and_the_end_of_its_turn_are_there_together(archive: Archive, name: str) -> None:
+    command = send(id="c")
+    await archive.accept(name, command)
+    addition = Addition(user=name, session_id="s", messages=tuple(said("answer")), ends=("c", DONE), epoch=7)
+    await archive.add(replace(addition, epoch=await archive.next_epoch(name, 7)))
+    assert await contents(archive, name) == ["answer"]
+    assert await archive.accepted(name, "c") == Accepted(
+        id="c", session_id="s", run=command.run, outcome=DONE
+    )
+    assert await archive.open_commands(name) == []
+
+
+async def test_an_older_epoch_adds_no_answer_and_ends_no_turn(archive: Archive, name: str) -> None:
+    await archive.accept(name, send(id="c"))
+    await archive.next_epoch(name, 7)
+    addition = Addition(user=name, session_id="s", messages=tuple(said("answer")), ends=("c", DONE), epoch=6)
+    with pytest.raises(Fenced):
+        await archive.add(addition)
+    assert await contents(archive, name) == []
+    assert [each.id for each in await archive.open_commands(name)] == ["c"]
+
+
 # Epochs
 
 
@@ -375,7 +399,8 @@ def statements(archive: SQLArchive) -> list[tuple[str, Any]]:
         if "chat_" in statement:
             seen.append((statement, values))
 
-    event.listen(archive._engine.sync_engine, "before_cursor_execute", note)
+    for engine in archive.engines.all:
+        event.listen(engine, "before_cursor_execute", note)
     return seen
 
 
@@ -426,6 +451,36 @@ async def test_many_who_chat_at_once_share_transactions(archive: SQLArchive, nam
     for user in users:
         assert await contents(archive, user) == [f"{n}" for n in range(8)]
         assert await archive.open_commands(user) == []
+
+
+async def test_what_connecting_writes_shares_transactions_and_a_refusal_is_its_own(
+    archive: SQLArchive, name: str
+) -> None:
+    users = [f"{name}-{n}" for n in range(40)]
+    for n in range(MOST):
+        await archive.put_document(users[0], "tools", f"{n}", "text", seconds=60)
+    await archive.next_epoch(users[1], 9)
+    commits = transactions(archive)
+    works = [
+        work
+        for user in users
+        for work in (
+            archive.put(user, "sealed", epoch=5),
+            archive.note(user, [Deed(action="connect", server="good")]),
+            archive.put_document(user, "tools", "good", "text", seconds=60, version=0, epoch=5),
+            archive.next_epoch(user, 1),
+        )
+    ]
+    found = await asyncio.gather(*works, return_exceptions=True)
+    assert len(commits) == 1
+    refused = {n: type(each) for n, each in enumerate(found) if isinstance(each, Exception)}
+    assert refused == {2: TooLarge, 4: Fenced, 6: Fenced}
+    assert found[3::4] == [6, 10, *[6] * 38]
+    for user in users:
+        assert await archive.get(user) == (None if user == users[1] else "sealed")
+        assert len(await archive.deeds(user, limit=9)) == 1
+        kept = await archive.get_document(user, "tools", "good")
+        assert (kept is None) == (user in users[:2])
 
 
 async def test_in_one_transaction_each_finds_what_was_before_it(archive: SQLArchive, name: str) -> None:

@@ -117,13 +117,13 @@ def test_the_session_ttl_ends_nothing_that_the_user_had(
     with Person(url, name) as person, Redis.from_url(valkey_url, decode_responses=True) as redis:
         session = person.connect()["session_id"]
         for count in range(3):
-            gone = pass_by(redis, name, SESSION_TTL)
-            assert (f"user:config:{{{name}}}" in gone) is database
+            pass_by(redis, name, SESSION_TTL)
+            assert (f"user:config:{{{name}}}" in of(redis, name)) is not database
             assert person.get("status/{me}").json()["connected"] is True
             answer = person.say("hello")
             assert answer["response"] == f"{2 * count + 1} messages, the last from user: hello"
             assert answer["session_id"] == session
-        assert f"user:config:{{{name}}}" in of(redis, name)
+        assert person.get("config/{me}").status_code == 200
 
 
 @pytest.mark.parametrize("key", ["user:config", "chat:history", "active:session", "chat:events", "*"])

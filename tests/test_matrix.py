@@ -10,7 +10,7 @@ import pytest
 
 from mcp_chat.api.operations import PREFIXES
 from tests.matrix import NO_IDS, TABLE, Answer, World, asked, nothing_like, populated, token
-from tests.test_identity import PUBLIC, routes
+from tests.test_identity import is_public, routes
 
 ROUTES = pytest.mark.parametrize("route", TABLE)
 BOTH = pytest.mark.parametrize("prefix", PREFIXES)
@@ -60,7 +60,7 @@ def test_every_route_has_a_row_and_every_parameter_a_place(world: World) -> None
     document = world.other.http.get("/openapi.json").json()
     missing = []
     for method, path in routes(world.app):
-        if path in PUBLIC:
+        if is_public(method, path):
             continue
         route = f"{method} {unprefixed(path)}"
         if route not in TABLE:
@@ -94,7 +94,7 @@ def test_a_place_that_nobody_declared_is_found(world: World) -> None:
 def tried(world: World, prefix: str, route: str, place: str, id_: str) -> Answer:
     """What the other one is answered, who is connected again if that was the last thing they did."""
     if route == "POST disconnect":
-        world.other.connect()
+        world.other.connect(servers=[{"url": world.mcp, "alias": world.own["server"][0]}])
     return asked(world.other.http, prefix, route, world.own, place, id_)
 
 
@@ -139,12 +139,12 @@ def test_the_owner_is_answered(world: World, prefix: str) -> None:
     mine = world.kept()
     for route, row in TABLE.items():
         for place, kind in {"": "", **row.places}.items():
-            if route.startswith(("DELETE", "POST disconnect")):
+            if route.startswith(("DELETE", "POST disconnect")):  # what they end is there again
                 mine = world.kept()
             none = nothing_like(mine)[kind][0] if kind else ""
             missed = asked(world.keeper.http, prefix, route, mine, place, none) if kind else None
             if route == "POST disconnect":
-                world.keeper.connect()
+                world.connected(world.keeper)
             theirs = mine[kind][-1] if kind else ""
             found = asked(world.keeper.http, prefix, route, mine, place, theirs)
             assert found.status == row.status, (route, place, found)

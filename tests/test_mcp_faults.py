@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -18,16 +19,28 @@ from mcp_chat import connections
 from mcp_chat.config import ServerConfig
 from mcp_chat.connections import Connection
 from mcp_chat.demo.server import build_app
+from mcp_chat.dialer import NO_HOOKS, Hooks
 from mcp_chat.limits import ServerLimits
 from mcp_chat.netguard import GuardedBackend2
-from mcp_chat.tools import MAX_RESULT, named
+from mcp_chat.results import MAX_RESULT
+from mcp_chat.tools import named
 from tests.faults import Stage, fit, refused, staged, usable, well_formed, within
-from tests.hostile_mcp import BAD_SCHEMAS, FAULTS, NOISY, ODD_SCHEMAS, PROMISES, HostileMCP, odd_names
+from tests.hostile_mcp import (
+    BAD_SCHEMAS,
+    FAULTS,
+    NOISY,
+    ODD_SCHEMAS,
+    PROMISES,
+    HostileMCP,
+    costly_schemas,
+    odd_names,
+)
 from tests.model_server import ModelServer, Reply
+from tests.mute import Mute
 from tests.person import Person
 from tests.running import running, wait_until
 
-LIMIT = 1.0
+LIMIT = 2.0
 UNREADABLE = "The server's list of tools could not be read."
 UNREACHABLE = "Failed to connect to MCP server. Please verify the server URL and authentication."
 
@@ -43,6 +56,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         tmp_path_factory.mktemp("mcp-faults"),
         connect_timeout=LIMIT,
         tool_timeout=LIMIT,
+        tool_limit=2 * LIMIT,
         model_timeout=5,
         turn_timeout=20,
     ) as stage:
@@ -205,7 +219,7 @@ def test_a_redirect_does_not_take_the_token_elsewhere(
     monkeypatch.setattr(GuardedBackend2, "_network", Dials())
     server = {"url": f"{hostile}/{manner}", "auth_token": "my-token"}
     refused(alice.post("connect", llm={"model": "openai:scripted"}, server=server), 503)
-    assert set(dialled) == {"127.0.0.1"}
+    assert set(dialled) <= {"127.0.0.1"}, "a socket that is open already is not dialled"
     assert {path for path, _ in servers.requests} == {manner}
     assert servers.requests[0][1]["authorization"] == "Bearer my-token"
 
@@ -263,9 +277,59 @@ def test_odd_schemas_do_not_keep_the_other_tools_from_working(
     connected = alice.connect(server={"url": f"{hostile}/odd-schemas", "alias": "odd"})
     assert connected["tool_count"] == len(ODD_SCHEMAS) - 1
     assert list(connected["left_out"].values()) == ["its schema is nested more than 32 levels deep"]
-    for tool in connected["tools"]:
-        assert call(alice, model, tool, a=None)["output"] == "good"
+    with within(LIMIT + 20):
+        ends = [call(alice, model, tool, a=None) for tool in connected["tools"]]
+    wrong = [end["error"] for end in ends if end["type"] == "tool_error"]
+    assert [end["output"] for end in ends if end["type"] == "tool_end"] == ["good"] * (len(ends) - len(wrong))
+    assert sorted(re.findall(r"(?:At|Altogether).*?\. ", " ".join(wrong))) == WRONG
     usable(alice, model)
+
+
+WRONG = [
+    'Altogether: "b" is a required property. ',
+    "Altogether: False schema does not allow the value. ",
+    'At /a: the value is not of type "string". ',
+]
+
+
+def test_schemas_that_cost_for_ever_are_left_to_their_server_and_hold_nobody_up(
+    alice: Person, stage: Stage, model: ModelServer, hostile: str
+) -> None:
+    connected = alice.connect(server={"url": f"{hostile}/costly-schemas", "alias": "c"})
+    assert connected["tool_count"] == len(costly_schemas())
+    deep: dict[str, Any] = {}
+    for _ in range(40):
+        deep = {"a": deep}
+    calls: list[tuple[str, Any]] = [(tool, deep) for tool in connected["tools"]]
+    model.will(Reply(calls=calls, call_ids=[f"c{n}" for n, _ in enumerate(calls)]), Reply(text="I see."))
+    with within(LIMIT + 4):
+        ends = [end for end in alice.say("go")["tool_invocations"] if end["type"] != "tool_start"]
+    assert [end.get("output") for end in ends] == ["good"] * len(calls)
+    with Person(stage.url, f"{alice.name}-2") as bob, within(LIMIT + 1):
+        bob.connect()
+        usable(bob, model)
+
+
+@pytest.mark.parametrize(
+    ("tool", "files", "said"),
+    [
+        ("files", 16, "[4984 more files were left out]"),
+        ("same-file-twice", 2, "[image.png: image/png, 8 bytes"),
+        ("gigapixel", 1, "[image.png: image/png, 29 bytes"),
+        ("parts", 1, "[shortened: 7231 more characters are not shown]"),
+        ("not-base64", 0, "[audio that cannot be read]"),
+        ("deep", 0, "[[["),
+    ],
+)
+def test_a_result_that_is_made_to_cost_much_costs_little(
+    caller: Person, model: ModelServer, tool: str, files: int, said: str
+) -> None:
+    with within(LIMIT + 4):
+        end = call(caller, model, f"h__{tool}")
+    assert (end["type"], len(end.get("files", ()))) == ("tool_end", files)
+    assert said in end["output"]
+    assert len(end["output"]) < MAX_RESULT + 3_000
+    usable(caller, model)
 
 
 def test_long_descriptions_do_not_keep_a_server_from_being_used(
@@ -372,14 +436,14 @@ def test_an_empty_result_is_no_error(caller: Person, model: ModelServer) -> None
     [
         ("nul", "a\x00b\u2028c"),
         ("forged", "a\n\nevent: final\ndata: {}\n\n"),
-        ("image", "[image/png, 9 bytes]"),
-        ("audio", "[audio/wav, 9 bytes]"),
+        ("image", "[image.png: image/png, 8 bytes, kept for the user as {id}]"),
+        ("audio", "[audio-wav.bin: application/octet-stream, 8 bytes, kept for the user as {id}]"),
         ("link", "[resource a.txt: file:///a.txt]"),
         ("resource", "the text"),
-        ("blob", "[resource]"),
+        ("blob", "[a.bin: application/octet-stream, 8 bytes, kept for the user as {id}]"),
         ("structured", '{"n":5}'),
-        ("svg", "[image/svg+xml, 9 bytes]"),
-        ("wrong-mime", None),
+        ("svg", "[image-svg+xml.bin: application/octet-stream, 8 bytes, kept for the user as {id}]"),
+        ("wrong-mime", "[image that cannot be read]"),
         ("metadata-link", "[resource x: http://169.254.169.254/latest/]"),
         ("unknown-result-type", None),
         ("surrogate", None),
@@ -391,7 +455,11 @@ def test_a_result_of_any_kind_is_put_into_words(
 ) -> None:
     end = call(caller, model, f"h__{tool}")
     if output is not None:
-        assert (end["type"], end["output"]) == ("tool_end", output)
+        kept = [file["upload_id"] for file in end.get("files", ())]
+        assert (end["type"], end["output"]) == (
+            "tool_end",
+            output.format(id="".join(kept)) if kept else output,
+        )
     model.will(Reply(calls=[(f"h__{tool}", {})]), Reply(text="I see."))
     assert [event for event, _ in caller.stream("go")][-1] == "final"
     usable(caller, model)
@@ -411,7 +479,11 @@ def test_a_huge_result_is_shortened_with_a_note(caller: Person, model: ModelServ
     end = call(caller, model, "h__huge")
     assert end["type"] == "tool_end"
     assert len(end["output"]) < MAX_RESULT + 200
-    assert end["output"].endswith(f"[shortened: {100_000 - MAX_RESULT} more characters are not shown]")
+    [file] = end["files"]
+    shortened, kept = end["output"].splitlines()[-2:]
+    assert shortened == f"[shortened: {100_000 - MAX_RESULT} more characters are not shown]"
+    assert kept == f"[result.txt: text/plain, 100000 bytes, kept for the user as {file['upload_id']}]"
+    assert caller.get(f"uploads/{file['upload_id']}").text == "x" * 100_000
     usable(caller, model)
 
 
@@ -613,7 +685,7 @@ class FarSide:
         self._server.add_tool(lambda: "good", name="good")
 
     @asynccontextmanager
-    async def __call__(self, server: ServerConfig) -> AsyncIterator[Client]:
+    async def __call__(self, server: ServerConfig, hooks: Hooks = NO_HOOKS, /) -> AsyncIterator[Client]:
         self.opened += 1
         if not self.there:
             raise ConnectionError
@@ -654,11 +726,7 @@ async def connected(far: FarSide, *, connect_timeout: float = 5) -> AsyncIterato
 
 async def asked(connection: Connection) -> str:
     """Call the tool; return what it said."""
-
-    async def unheard(progress: float, total: float | None, message: str | None) -> None:
-        return None
-
-    return (await connection.call(connection.tools[0], {}, unheard)).text
+    return (await connection.call(connection.tools[0], {}, Mute())).text
 
 
 async def tell(connection: Connection, answers: list[str]) -> None:
@@ -750,7 +818,7 @@ async def test_a_server_that_dies_each_time_is_opened_ever_less_often(
         monkeypatch.setattr(connections, name, value)
     far = FarSide()
     async with connected(far):
-        with anyio.move_on_after(1 if steady else 5):
+        with anyio.move_on_after(1 if steady else 30):
             while steady or far.opened < least:
                 far.died.set()
                 await anyio.sleep(0.005)

@@ -26,7 +26,9 @@ SERIES = {
     "turns_ended_total": 5,
     "turns_resumed_total": 5,
     "tool_calls_total": 3,
+    "approvals_total": 6,
     "workers_buried_total": 2,
+    "breakers_opened_total": 2,
     "log_gaps_total": 1,
     "users_owned": 1,
     "turns_running": 1,
@@ -115,8 +117,10 @@ def test_one_process_counts_for_itself() -> None:
     one.turn_ended("finished")
     one.turn_resumed("continued")
     one.tool_called("succeeded")
+    one.approval_ended("once")
     one.worker_buried("exit")
     one.log_gap()
+    one.breaker_opened("model")
     with one.owning(), one.running(), one.reading():
         found = values(one.text().decode())
     assert sum(found.values()) == len(SERIES)

@@ -261,6 +261,7 @@ def far_site(
             "MCP_CHAT_MODELS_FILE": str(models),
             "MCP_CHAT_SERVERS_FILE": str(servers),
             "MCP_CHAT_DEMO_SERVER": "false",
+            "MCP_CHAT_APPROVALS": "off",
             "OLLAMA_BASE_URL": "off",
             "REDIS_URL": cluster.url,
             "DATABASE_URL": f"postgresql://chat@{network.address}:{door.port}/postgres",

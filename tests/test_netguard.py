@@ -31,10 +31,10 @@ from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
 
 from mcp_chat import netguard
+from mcp_chat.answers import AnswerTooLarge
 from mcp_chat.exceptions import InvalidRequest, ServerUnavailable
 from mcp_chat.netguard import (
     AddressNotAllowed,
-    AnswerTooLarge,
     GuardedBackend,
     GuardedBackend2,
     GuardedTransport,
@@ -45,6 +45,7 @@ from mcp_chat.netguard import (
     guarded_client2,
     refusal,
 )
+from mcp_chat.patient import PatientBackend
 from tests.outside import certificate
 from tests.running import running
 from tests.vectors import Vector, answers_of, vectors
@@ -61,7 +62,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=[guarded_client, guarded_client2], ids=["httpx", "httpx2"])
+def patient_client(policy: Policy | None, **options: Any) -> httpx2.AsyncClient:
+    """The client for models that are read line by line."""
+    return guarded_client2(policy, network=PatientBackend(), **options)
+
+
+@pytest.fixture(params=[guarded_client, guarded_client2, patient_client], ids=["httpx", "httpx2", "patient"])
 def make_client(request: pytest.FixtureRequest) -> MakeClient:
     """The factory of either family, with a time-out."""
     factory: MakeClient = request.param
@@ -153,6 +159,13 @@ def resolver_of(*lookups: str) -> Resolver:
         return answers_of(lookup)
 
     return play if lookups else netguard.resolve
+
+
+def test_a_port_that_is_empty_is_the_usual_one() -> None:
+    """So does the tab of ContextForge write the address of a server at the usual port."""
+    assert (
+        check_url("https://gateway.example.org:/servers/1/mcp") == "https://gateway.example.org/servers/1/mcp"
+    )
 
 
 @pytest.mark.parametrize("vector", [pytest.param(each, id=f"line {each.line}") for each in vectors()])

@@ -668,7 +668,7 @@ def test_the_text_of_an_end_that_was_recorded_is_told_by_the_next_owner() -> Non
     """The owner dies between recording a turn's end and telling it; so do its last words."""
     with World() as world:
         owner, other = serving(world)
-        owner.trap = lambda name, args: name == "end"
+        owner.trap = lambda name, args: name == "add" and args[0].ends is not None
         asked = world.ask(other, "ann", Send(id="m", run="r", session_id="s", text="3"))
         world.run(30)
         assert owner.dead

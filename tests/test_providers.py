@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -18,6 +17,8 @@ from starlette.routing import Route
 from mcp_chat.catalogue import DEMO, CatalogueEntry, read_catalogue
 from mcp_chat.config import ModelConfig
 from mcp_chat.exceptions import InvalidRequest, SettingsError
+from mcp_chat.message import Message
+from mcp_chat.models import base as models
 from mcp_chat.netguard import Policy
 from mcp_chat.providers import Providers
 from tests.running import running
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 GPT = CatalogueEntry(model="openai:gpt-5", api_key_env="OPENAI_API_KEY")
 CLAUDE = CatalogueEntry(model="anthropic:claude", api_key_env="ANTHROPIC_API_KEY")
+HELLO = models.Request(messages=[Message(role="user", content="hello")])
 
 
 @pytest.fixture
@@ -142,11 +144,10 @@ async def test_the_demo_is_chosen_by_its_name() -> None:
 
 
 async def test_a_model_is_chosen_by_its_id_or_by_a_bare_name_that_only_one_has() -> None:
-    made = providers(
-        GPT, CatalogueEntry(model="azure:gpt-5"), CatalogueEntry(model="openai:o"), OPENAI_API_KEY="k"
-    )
+    azure = CatalogueEntry(model="azure_openai:gpt-5", base_url="https://e.org")
+    made = providers(GPT, azure, CatalogueEntry(model="openai:o"), OPENAI_API_KEY="k")
     assert (await made.choose("openai:gpt-5")).provider == "openai"
-    assert (await made.choose("azure:gpt-5")).provider == "azure"
+    assert (await made.choose("azure_openai:gpt-5")).provider == "azure_openai"
     assert (await made.choose("o", temperature=0.5, max_tokens=9)) == ModelConfig(
         provider="openai", model="o", temperature=0.5, max_tokens=9, operator=True
     )
@@ -208,24 +209,24 @@ async def test_one_chats_with_ollama(ollama: Ollama, ollama_url: str) -> None:
     made = providers(ollama_url=ollama_url)
     model = made.open(await made.choose("ollama:llama3:8b", temperature=0.5, max_tokens=9))
     try:
-        pieces = [chunk async for chunk in model.chat.astream([HumanMessage("hello")])]
+        pieces = [piece async for piece in model.stream(HELLO)]
     finally:
         await model.aclose()
-    assert "".join(str(piece.text) for piece in pieces) == "Hello from Ollama"
+    assert "".join(piece.text for piece in pieces) == "Hello from Ollama"
     [asked] = ollama.asked
     assert asked["model"] == "llama3:8b"
     assert asked["messages"][0]["content"] == "hello"
     assert asked["options"]["temperature"] == 0.5
     assert asked["options"]["num_predict"] == 9
-    usage = [piece.usage_metadata for piece in pieces if getattr(piece, "usage_metadata", None)]
-    assert usage[-1]["input_tokens"] == 7  # type: ignore[index]
+    [usage] = [piece.usage for piece in pieces if piece.usage]
+    assert usage.input_tokens == 7
 
 
 async def test_a_model_that_another_worker_found_can_be_opened(ollama_url: str) -> None:
     config = ModelConfig(provider="ollama", model="llama3:8b", operator=True)
     model = providers(ollama_url=ollama_url).open(config)
     try:
-        assert str((await model.chat.ainvoke("hello")).text) == "Hello from Ollama"
+        assert "".join([piece.text async for piece in model.stream(HELLO)]) == "Hello from Ollama"
     finally:
         await model.aclose()
 
@@ -233,17 +234,17 @@ async def test_a_model_that_another_worker_found_can_be_opened(ollama_url: str) 
 # A user's own
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic", "azure", "demo"])
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "azure_openai", "groq"])
 async def test_a_provider_without_ones_own_key_or_address_means_the_operators_model(provider: str) -> None:
-    entry = CatalogueEntry(model=f"{provider}:m")
+    entry = CatalogueEntry(model=f"{provider}:m", base_url="https://e.org")
     chosen = await providers(entry).own(provider, {"model": "m"})
     assert chosen.operator
 
 
-@pytest.mark.parametrize("provider", ["anthropic", "azure", "demo", "bedrock", "no such"])
+@pytest.mark.parametrize("provider", ["demo", "groq", "no such"])
 async def test_ones_own_key_or_address_works_where_the_sockets_are_guarded(provider: str) -> None:
     for more in ({"api_key": "k"}, {"base_url": "https://e.org"}):
-        with pytest.raises(InvalidRequest, match="openai, ollama"):
+        with pytest.raises(InvalidRequest, match="openai, azure_openai, anthropic, bedrock"):
             await providers().own(provider, {"model": "m", **more})
 
 
@@ -252,23 +253,25 @@ async def test_the_operators_key_never_goes_to_an_address_of_a_user() -> None:
     made = providers(GPT, OPENAI_API_KEY="CANARY")
     config = await made.own("openai", {"model": "gpt-5", "base_url": "https://evil.example/v1"})
     assert not config.operator
-    model = made.open(config)
+    model: Any = made.open(config)
     try:
-        key: Any = getattr(model.chat, "openai_api_key", None)
+        key = model.chat.openai_api_key
         assert key.get_secret_value() == "none"
-        assert getattr(model.chat, "openai_api_base", None) == "https://evil.example/v1"
+        assert model.chat.openai_api_base == "https://evil.example/v1"
     finally:
         await model.aclose()
 
 
-@pytest.mark.parametrize("provider", ["openai", "ollama"])
+@pytest.mark.parametrize("provider", ["openai", "azure_openai", "anthropic", "google", "ollama"])
 async def test_no_package_dials_past_the_guard_from_a_thread(provider: str, ollama_url: str) -> None:
     config = ModelConfig(provider=provider, model="m", base_url=ollama_url, api_key="k")
-    model = providers().open(config)
+    model: Any = providers().open(config)
     try:
         with pytest.raises(Exception) as caught:  # noqa: PT011 - of many libraries
             model.chat.invoke("hello")
-        cause = caught.value.__cause__ or caught.value
+        cause: BaseException = caught.value
+        while cause.__cause__:
+            cause = cause.__cause__
         assert isinstance(cause, NotImplementedError)
     finally:
         await model.aclose()
@@ -288,8 +291,10 @@ async def test_an_address_that_is_no_web_address_is_refused(url: str) -> None:
 @pytest.mark.parametrize("provider", ["mistralai", "groq"])
 async def test_a_missing_package_is_one_sentence_that_says_what_to_do(provider: str) -> None:
     made = providers(CatalogueEntry(model=f"{provider}:m"))
+    assert await listed(made) == [DEMO]
     with pytest.raises(
-        InvalidRequest, match=f"the provider {provider} needs a LangChain package .* not installed"
+        InvalidRequest,
+        match=f"models of {provider} need a .* not installed: pip install langchain-{provider}",
     ):
         made.open(await made.choose(f"{provider}:m"))
 

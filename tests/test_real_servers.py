@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import shutil
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,15 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import missing, need
 from tests.installation import alive
 from tests.model_server import ModelServer, Reply
+from tests.other_servers import running_everything
+from tests.packages import node, script
 from tests.person import Person
 from tests.running import wait_until
-
-TESTS = Path(__file__).parent
-CACHE = TESTS.parent / ".cache" / "everything"
-PACKAGE = Path("node_modules", "@modelcontextprotocol", "server-everything")
 
 
 def call(person: Person, model: ModelServer, tool: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -137,82 +129,39 @@ def test_a_user_cannot_name_a_command(time_server: Person) -> None:
     assert started_for(time_server.name) == []
 
 
-# server-everything, over streamable HTTP and over the older SSE transport
-
-
-@pytest.fixture(scope="session")
-def everything() -> Path:
-    """Install the package once, exactly as the lock file beside this file says."""
-    node, npm = need("node"), need("npm")
-    wanted = (TESTS / "everything" / "package-lock.json").read_text()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another test run may be at it
-        installed = CACHE / "installed"
-        if not installed.exists() or installed.read_text() != wanted:
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(TESTS / "everything" / name, CACHE)
-            done = subprocess.run(
-                [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=CACHE,
-                capture_output=True,
-                text=True,
-                timeout=100,
-                check=False,
-            )
-            if done.returncode:
-                missing(f"@modelcontextprotocol/server-everything (npm ci: {done.stderr.strip()[-300:]})")
-            installed.write_text(wanted)
-    assert Path(node).exists()
-    return CACHE / PACKAGE / "dist" / "index.js"
+# server-everything, over streamable HTTP, the older SSE transport and stdio
 
 
 @contextlib.contextmanager
-def running_everything(script: Path, transport: str, log: Path) -> Iterator[int]:
-    """Run the server; give its port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [need("node"), str(script), transport],
-            env={**os.environ, "PORT": str(port)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-
-        def accepts() -> bool:
-            assert process.poll() is None, log.read_text()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                return True
-            return False
-
-        wait_until(accepts, "server-everything listens", seconds=40)
-        yield port
-    finally:
-        process.kill()
-        process.wait(10)
+def everything(transport: str, place: Path) -> Iterator[tuple[Path | None, dict[str, Any]]]:
+    """Run it as far as nobody else does; give the operator's file of servers, and what a user connects to."""
+    if transport == "stdio":
+        servers = place / "everything.json"
+        entry = {"command": str(node()), "args": [str(script("server-everything")), "stdio"]}
+        servers.write_text(json.dumps({"mcpServers": {"all": entry}}))
+        yield servers, {"name": "all"}
+        return
+    mode, path = {"streamable_http": ("streamableHttp", "mcp"), "sse": ("sse", "sse")}[transport]
+    with running_everything(mode, place / "everything.log") as port:
+        url = f"http://127.0.0.1:{port}/{path}"
+        yield None, {"url": url, "transport": transport, "alias": "all"}
 
 
-@pytest.fixture(params=["streamable_http", "sse"])
+@pytest.fixture(params=["streamable_http", "sse", "stdio"])
 def everyone(
     request: pytest.FixtureRequest,
-    everything: Path,
     serve: Callable[..., str],
     tmp_path: Path,
     name: str,
 ) -> Iterator[Person]:
-    """Someone connected to it, by either transport."""
-    transport = request.param
-    mode, path = {"streamable_http": ("streamableHttp", "mcp"), "sse": ("sse", "sse")}[transport]
-    with running_everything(everything, mode, tmp_path / "everything.log") as port:
-        url = serve(connect_timeout=30, tool_timeout=30, model_timeout=30, turn_timeout=60)
+    """Someone connected to it, by each transport."""
+    limits = {"connect_timeout": 30, "tool_timeout": 30, "model_timeout": 30, "turn_timeout": 60}
+    with everything(request.param, tmp_path) as (servers, server):
+        url = serve(**limits, **({"servers_file": servers} if servers else {}))
         with Person(url, name) as person:
-            server = {"url": f"http://127.0.0.1:{port}/{path}", "transport": transport, "alias": "all"}
             connected = person.connect(server=server)
             assert {"all__echo", "all__get-sum", "all__get-tiny-image"} <= set(connected["tools"])
-            assert person.get("config/{me}").json()["mcp_server"]["transport"] == transport
+            assert person.get("config/{me}").json()["mcp_server"]["transport"] == request.param
             yield person
             assert person.post("disconnect").json()["status"] == "disconnected"
 
@@ -226,7 +175,7 @@ def test_everything_answers_in_text(everyone: Person, model: ModelServer) -> Non
     )
     refused = call(everyone, model, "all__get-sum", {"a": "two", "b": 3})
     assert refused["type"] == "tool_error"
-    assert "expected number" in refused["error"]
+    assert 'At /a: the value is not of type "number"' in refused["error"]
 
 
 @pytest.mark.slow
@@ -235,8 +184,12 @@ def test_everything_that_is_no_text_is_told_to_the_model_in_words(
 ) -> None:
     image = call(everyone, model, "all__get-tiny-image", {})["output"].split("\n")
     assert image[0] == "Here's the image you requested:"
-    assert image[1].startswith("[image/png, ")
-    assert image[2] == "The image above is the MCP logo."
+    assert image[1] == "The image above is the MCP logo."
+    assert image[2].startswith("[image.png: image/png, ")
+    [picture] = [part for each in everyone.history() if each["role"] == "tool" for part in each["parts"]]
+    assert picture["media_type"] == "image/png"
+    stored = everyone.get(f"uploads/{picture['upload_id']}")
+    assert stored.content.startswith(b"\x89PNG")
 
     weather = call(everyone, model, "all__get-structured-content", {"location": "Chicago"})["output"]
     assert json.loads(weather) == {
@@ -289,3 +242,74 @@ def test_several_calls_at_once_each_get_their_own_result(everyone: Person, model
     assert len(starts) == len(ends) == 6
     for call_id, n in starts.items():
         assert ends[call_id] == f"The sum of {n} and {n} is {2 * n}."
+
+
+def asked(person: Person, path: str, **body: Any) -> Any:
+    """Ask the server something outside of a turn."""
+    url = f"/llmchat/servers/all/{path}"
+    answer = person.http.post(url, json=body) if body else person.http.get(url)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.mark.slow
+def test_everything_has_prompts_whose_arguments_are_completed(everyone: Person, model: ModelServer) -> None:
+    listed = {each["name"]: each for each in asked(everyone, "prompts")["prompts"]}
+    assert [each["name"] for each in listed["completable-prompt"]["arguments"]] == ["department", "name"]
+    question = {"prompt": "completable-prompt", "argument": "department", "value": "S"}
+    assert asked(everyone, "complete", **question)["values"] == ["Sales", "Support"]
+    question = {"prompt": "completable-prompt", "argument": "name", "value": ""}
+    known = {"department": "Sales"}
+    assert asked(everyone, "complete", **question, context=known)["values"] == ["David", "Eve", "Frank"]
+    prompt = {"name": "completable-prompt", "arguments": {"department": "Sales", "name": "Eve"}}
+    everyone.say("Today.", prompt={"server": "all", **prompt})
+    last = model.requests[-1]["messages"][-1]["content"]
+    assert last == "Please promote Eve to the head of the Sales team.\n\nToday."
+
+
+@pytest.mark.slow
+def test_everything_has_resources_and_templates(everyone: Person, model: ModelServer) -> None:
+    listed = {each["uri"]: each for each in asked(everyone, "resources")["resources"]}
+    uri = "demo://resource/static/document/features.md"
+    assert uri in listed
+    [features] = asked(everyone, "resources/read", uri=uri)["contents"]
+    assert "Features" in features["text"]
+    templates = {each["template"] for each in asked(everyone, "resource-templates")["templates"]}
+    assert "demo://resource/dynamic/text/{resourceId}" in templates
+    everyone.say("See.", resources=[{"server": "all", "uri": "demo://resource/dynamic/text/7"}])
+    [text, resource] = model.requests[-1]["messages"][-1]["content"]
+    assert text["text"] == "See."
+    assert "Resource 7: This is a plaintext resource" in resource["text"]
+
+
+@pytest.mark.slow
+def test_everything_asks_its_user(everyone: Person, model: ModelServer) -> None:
+    model.will(Reply(calls=[("all__trigger-elicitation-request", {})]), Reply(text="Thanks."))
+    with everyone.streaming("ask me") as frames:
+        question = next(data for event, data in frames if event == "question")
+        assert (question["server"], question["kind"]) == ("all", "form")
+        assert question["message"] == "Please provide inputs for the following fields:"
+        assert question["schema"]["properties"]["check"]["type"] == "boolean"
+        content = {"name": "Ann", "check": True}
+        with Person(str(everyone.http.base_url), everyone.name) as elsewhere:
+            sent = elsewhere.post(f"questions/{question['id']}", action="accept", content=content)
+        assert sent.status_code == 200, sent.text
+        ended = dict(frames)
+    assert "User provided the requested information" in ended["tool_end"]["output"]
+    assert "- Name: Ann" in ended["tool_end"]["output"]
+    assert "It was a dark and stormy night." in ended["tool_end"]["output"]
+
+
+@pytest.mark.slow
+def test_everything_sends_its_user_elsewhere_and_they_decline(everyone: Person, model: ModelServer) -> None:
+    url = "https://example.org/where?to=go"
+    args = {"url": url, "message": "Open this."}
+    model.will(Reply(calls=[("all__trigger-url-elicitation", args)]), Reply(text="As you like."))
+    with everyone.streaming("send me") as frames:
+        question = next(data for event, data in frames if event == "question")
+        assert (question["kind"], question["url"], question["host"]) == ("url", url, "example.org")
+        with Person(str(everyone.http.base_url), everyone.name) as elsewhere:
+            sent = elsewhere.post(f"questions/{question['id']}", action="decline")
+        assert sent.status_code == 200, sent.text
+        ended = dict(frames)
+    assert "declin" in ended["tool_end"]["output"].lower()

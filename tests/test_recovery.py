@@ -15,6 +15,7 @@ from mcp_chat.events import (
     Entry,
     Event,
     Failed,
+    Final,
     HandedOver,
     MessageAdded,
     TakenOver,
@@ -22,9 +23,11 @@ from mcp_chat.events import (
     ToolStarted,
     TurnFinished,
     TurnStarted,
+    is_final,
     order,
 )
 from mcp_chat.message import Message, ToolCall, Usage
+from mcp_chat.outcomes import NOT_JSON
 from mcp_chat.recovery import (
     BREAK,
     VOID,
@@ -36,7 +39,7 @@ from mcp_chat.recovery import (
     told_of,
     unanswered,
 )
-from mcp_chat.turn import NOT_JSON
+from mcp_chat.spent import usage_in
 from tests.simulation import Asked, World
 
 # The pure parts
@@ -296,6 +299,7 @@ def turn(world: World, plan: str, *points: Point) -> Asked:
         world.run(0.1)
         asked = world.ask(door, "ann", asked.command)
     world.until(lambda: asked.final is not None or bool(asked.error), 60)
+    world.until(lambda: bool(asked.error or ends(world)), 60)  # the record may have been faster than the log
     assert not world.journal.crashes
     return asked
 
@@ -320,6 +324,12 @@ def whole_text(world: World) -> str:
     return shown([each.entry for each in world.journal.logged["ann"] if each.entry.command_id == "m"])
 
 
+def ends(world: World) -> list[Final]:
+    """What the log says of how the turn ended."""
+    log = [each.entry for each in world.journal.logged["ann"] if each.entry.command_id == "m"]
+    return [entry.event for entry in log if is_final(entry.event)]
+
+
 def check_told(world: World, asked: Asked) -> None:
     """Readers have the history's text, each message was told, and there is one end."""
     log = [each.entry for each in world.journal.logged["ann"] if each.entry.command_id == "m"]
@@ -328,6 +338,19 @@ def check_told(world: World, asked: Asked) -> None:
     assert told == {message.id for message in messages(world)}
     assert [entry.event for entry in log if isinstance(entry.event, (TurnFinished, Failed))] == [asked.final]
     assert len({message.id for message in messages(world)}) == len(messages(world))
+    check_counted(world, asked)
+
+
+def check_counted(world: World, asked: Asked) -> None:
+    """Each of the model's messages was counted once, and the end has the sum of all that was."""
+    usages = world.archive.usages if world.archive else world.store.usages
+    counted = usages._steps.get("ann", {})
+    said = {message.id for message in messages(world) if message.role == "assistant"}
+    assert said <= counted.keys()
+    assert all(usage_in(m) == counted[m.id].usage for m in messages(world) if m.id in said)
+    if isinstance(asked.final, TurnFinished):
+        assert asked.final.steps == len(counted)
+        assert asked.final.usage == sum((each.usage for each in counted.values()), Usage())
 
 
 @pytest.mark.parametrize(
@@ -431,3 +454,13 @@ def test_what_was_handed_over_goes_on(world: World) -> None:
     assert any(isinstance(event, HandedOver) for event in log)
     assert len(calls(world)) == len(set(calls(world))) == 2
     check_told(world, asked)
+
+
+def test_what_a_dead_owners_model_had_said_is_counted_as_an_estimate(world: World) -> None:
+    asked = turn(world, "3", logged(TextDelta))
+    check_counted(world, asked)
+    usages = world.archive.usages if world.archive else world.store.usages
+    (lost,) = [each for id_, each in usages._steps["ann"].items() if id_.startswith("r-l")]
+    assert lost.usage.estimated
+    assert lost.usage.output_tokens > 0
+    assert lost.usage.input_tokens > 0

@@ -19,7 +19,7 @@ import pytest
 from redis import Redis
 
 import mcp_chat
-from mcp_chat import connections, equipment
+from mcp_chat import equipment, opening
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
@@ -101,7 +101,8 @@ def test_the_only_addresses_a_body_may_name_are_those_that_the_guard_dials(alice
     look(document)
     assert {"url", "base_url"} <= named
     suspicious = {name for name in named if re.search(r"ur[il]|path|file|dir|href|src|host", name)}
-    assert suspicious <= {"url", "base_url"}, suspicious
+    handed_on = {"uri"}  # what a server calls a resource: only the server itself is asked for it
+    assert suspicious <= {"url", "base_url"} | handed_on, suspicious
 
 
 # R6: what is read
@@ -122,10 +123,22 @@ def full_of_secrets(
     mine = {"url": demo_url, "alias": "mine", "auth_token": "CANARYTOKEN"}
     with Person(serve(servers_file=servers, models_file=models), name) as person:
         connected = person.connect(llm=own, servers=[mine, {"name": "ops"}])
-        person.say("hello")
+        turn = person.say("hello", record=True)["turn_id"]
         upload = person.http.post("/llmchat/uploads", content=PNG, headers={"content-type": "image/png"})
         ids = {"session_id": connected["session_id"], "upload_id": upload.json()["upload_id"]}
-        yield person, {**ids, "user_id": name}
+        yield person, {**ids, "turn_id": turn, "approval_id": "0" * 32, "user_id": name, "alias": "mine"}
+
+
+NOTHING_THERE = (
+    "/prompts",
+    "/resources",
+    "/resource-templates",
+    "/view",
+    "/callback",
+    "/client.json",
+    "/{approval_id}",
+)
+"""Ends of paths at which there is nothing of this person's."""
 
 
 def test_no_read_path_returns_a_secret_to_anybody(
@@ -147,7 +160,8 @@ def test_no_read_path_returns_a_secret_to_anybody(
             for who in (owner.http, other.http, nobody):
                 for path, address in read.items():
                     answer = who.get(address, params={"q": "hello"} if path.endswith("/search") else {})
-                    assert who is not owner.http or answer.status_code == 200, (path, answer.text)
+                    good = path.endswith(NOTHING_THERE) or answer.status_code == 200
+                    assert who is not owner.http or good, (path, answer.text)
                     assert "CANARY" not in answer.text + str(answer.headers), path
         with owner.following(after="0-1") as events:
             assert "CANARY" not in repr(next(events))
@@ -204,7 +218,7 @@ def test_a_bug_in_one_command_is_that_commands_end_alone(
     bob.connect()
 
     async def buggy(*_: Any) -> None:
-        monkeypatch.setattr(equipment, "open_all", connections.open_all)
+        monkeypatch.setattr(equipment, "open_all", opening.open_all)
         raise RuntimeError("SECRET detail")
 
     monkeypatch.setattr(equipment, "open_all", buggy)
@@ -271,6 +285,8 @@ def test_nothing_is_decided_by_an_address_that_a_host_header_is_part_of() -> Non
     found = {path.name: path.read_text() for path in SOURCE if asked.search(path.read_text())}
     outgoing = found.pop("netguard.py")  # its requests are our own: no Host header made their URLs
     assert "starlette" not in outgoing
+    for name in ("bearer.py", "dial.py", "openai.py", "pool.py"):  # nor those of these
+        assert "starlette" not in found.pop(name)
     assert list(found) == []
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import date
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -28,13 +29,17 @@ from mcp_chat.embedded import DataDir, EmbeddedValkey
 from mcp_chat.events import Entry, Failed, TextDelta
 from mcp_chat.exceptions import KeyMissing
 from mcp_chat.message import Message, Usage
+from mcp_chat.papers import Papers
 from mcp_chat.record import Record
 from mcp_chat.settings import Settings
+from mcp_chat.spent import Spent
 from mcp_chat.stores import rows
 from mcp_chat.stores.base import START, Addition
 from mcp_chat.stores.cipher import PLAIN, Cipher, Sealing
 from mcp_chat.stores.database import migrate
-from mcp_chat.stores.redis import RedisStore, open_redis, owner_key
+from mcp_chat.stores.documents import Document
+from mcp_chat.stores.redis import RedisStore, open_redis
+from mcp_chat.stores.redis_branches import owner_key
 from mcp_chat.stores.redis_sweep import RedisSweep
 from mcp_chat.stores.renewal import Renewal, Tally
 from mcp_chat.stores.scripts import Scripts
@@ -282,6 +287,37 @@ async def test_a_newer_value_in_the_database_is_never_overwritten(database: str,
 
 
 @pytest.mark.anyio
+async def test_a_newer_paper_in_the_database_is_never_overwritten(database: str, tmp_path: Path) -> None:
+    newer = sealed(NEW, "ann", "newer", field="document kind a")
+
+    def write() -> None:
+        """As a worker does: each write is a new row."""
+        with sqlite3.connect(tmp_path / "chat.db", timeout=10) as connection:
+            connection.execute("UPDATE chat_document SET seq = seq + 1, text = ?", (newer,))
+
+    async with open_sql(database) as archive:
+        await Papers(archive, OLD).put("ann", "kind", "a", "older", seconds=1000)
+        async with open_sweep(database, Renewal(Meddling(write), seals=False)) as sweep:
+            assert await sweep.renew() == Tally(missed=1)
+        found = await archive.get_document("ann", "kind", "a")
+        assert found is not None
+        assert found.text == newer
+
+
+@pytest.mark.anyio
+async def test_a_newer_paper_in_redis_is_never_overwritten_and_none_comes_back(valkey: str) -> None:
+    newer = f"9999999999999999 {sealed(OLD, 'ann', 'newer', field='document kind a')}"
+    key = "chat:document:{ann}:kind:a"
+    with Redis.from_url(valkey, decode_responses=True) as redis:
+        async with open_redis(valkey) as store:
+            for write, left in ((lambda: redis.set(key, newer), newer), (lambda: redis.delete(key), None)):
+                await Papers(store.documents, OLD).put("ann", "kind", "a", "older", seconds=1000)
+                sweep = RedisSweep(store.redis, Renewal(Meddling(write), seals=False))
+                assert await sweep.renew() == Tally(missed=1)
+                assert redis.get(key) == left
+
+
+@pytest.mark.anyio
 async def test_a_newer_value_in_redis_is_never_overwritten_and_none_comes_back(valkey: str) -> None:
     newer = sealed(OLD, "ann", "newer")
     with Redis.from_url(valkey, decode_responses=True) as redis:
@@ -297,6 +333,8 @@ async def test_a_newer_value_in_redis_is_never_overwritten_and_none_comes_back(v
 
 
 ENTRIES = [Entry(id=f"7-{n}", command_id="c", event=TextDelta(text=f"text {n}")) for n in range(1, 4)]
+ODD = "a:b }:{ ü"
+PAPER = f"chat:document:{{ann}}:kind:{ODD}"
 SAID = [Message(role="user", content=f"word {n}") for n in range(3)]
 
 
@@ -322,18 +360,21 @@ async def test_what_is_in_redis_is_the_same_afterwards(valkey: str, cipher: Ciph
                 await store.inbox.put("ann", command, limit=9)
             await store.window.append("ann", "s", SAID, epoch=7, create=True)
             await store.configs.put("ann", sealed(OLD, "ann"), epoch=7)
+            version = await Papers(store.documents, OLD).put("ann", "kind", ODD, "kept", seconds=1000)
             places = [each.place for each in await store.inbox.read("ann", START)]
-        kept = ("chat:events:{ann}", "chat:inbox:{ann}", "chat:history:{ann}:s", "user:config:{ann}")
+        kept = ("chat:events:{ann}", "chat:inbox:{ann}", "chat:history:{ann}:s", "user:config:{ann}", PAPER)
         lives = [redis.ttl(key) for key in kept]
         async with store_with(valkey, Sealing(NEW)) as store:
             sweep = RedisSweep(store.redis, Renewal(BOTH, seals=seals))
             texts = 2 + 2 + 3 if seals or cipher is not PLAIN else 1
-            assert await sweep.renew() == Tally(renewed=texts + 1)
+            assert await sweep.renew() == Tally(renewed=texts + 2)
             assert await sweep.renew() == Tally()
             assert all(0 <= was - redis.ttl(key) < 9 for key, was in zip(kept, lives, strict=True))
             counts = await sweep.key_ids()
-            assert counts[NEW.newest] == (9 if seals or cipher is not PLAIN else 2)
+            assert counts[NEW.newest] == (10 if seals or cipher is not PLAIN else 3)
             assert counts[OLD.newest] == 0
+            found_paper = await Papers(store.documents, NEW).get("ann", "kind", ODD)
+            assert found_paper == Document(name=ODD, text="kept", version=version or 0)
             assert await store.log.read("ann", START) == ENTRIES[:2]
             assert await store.log.end("ann") == "7-3"
             found = await store.inbox.read("ann", START)
@@ -364,20 +405,23 @@ async def test_what_is_in_the_database_is_the_same_afterwards(
         await archive.put_upload("ann", upload, quota=10_000)
         for command in (connect, Send(id="c", session_id="s", text="hello")):
             await archive.accept("ann", command)
+        version = await Papers(archive, OLD).put("ann", "kind", ODD, "kept", seconds=1000)
         session = await archive.session("ann", "s")
     both = seals or cipher is not PLAIN
     async with open_sweep(database, Renewal(BOTH, seals=seals)) as sweep:
-        values = {"config": 1, "connect": 1, "send": 1, "session": 2, "messages": 3, "upload": 2}
-        expected = sum(values.values()) if both else 2
+        values = {"config": 1, "connect": 1, "send": 1, "session": 2, "messages": 3, "upload": 2, "paper": 1}
+        expected = sum(values.values()) if both else 3
         assert await sweep.renew() == Tally(renewed=expected)
         assert await sweep.renew() == Tally()
         counts = await sweep.key_ids()
         assert counts[OLD.newest] == 0
-        assert counts[NEW.newest] == (11 if both else 2)
+        assert counts[NEW.newest] == (12 if both else 3)
     async with open_sql(database, Sealing(NEW, on=False)) as archive:
         assert await archive.session("ann", "s") == session
         assert await archive.read("ann", "s", limit=9) == SAID
         assert await archive.upload("ann", upload.id) == upload
+        found = await Papers(archive, NEW).get("ann", "kind", ODD)
+        assert found == Document(name=ODD, text="kept", version=version or 0)
         first, second = await archive.open_commands("ann")
         assert second == Send(id="c", session_id="s", text="hello", run=second.run)  # type: ignore[union-attr]
         assert isinstance(first, Connect)
@@ -453,11 +497,12 @@ async def test_a_context_that_only_a_key_is_missing_for_is_not_written_over(both
         await without.change_session("ann", "s", name="lost", context={"c": 1})
     renamed = await without.change_session("ann", "s", name="named", context={})
     assert renamed is not None
-    spent = Usage(input_tokens=3, output_tokens=4)
+    usage = Usage(input_tokens=3, output_tokens=4)
+    spent = Spent(id="summary-1", day=date(2026, 1, 31), session_id="s", model="m", usage=usage)
     assert not await without.keep_summary("ann", "s", {"text": "new"}, spent, epoch=1)
     session = await archive.session("ann", "s")
     assert session is not None
-    assert (session.context, session.token_usage) == ({"a": "b"}, spent)
+    assert (session.context, session.token_usage) == ({"a": "b"}, usage)
     assert await archive.keep_summary("ann", "s", {"text": "new"}, spent, epoch=1)
 
 

@@ -105,8 +105,9 @@ class Running:
         self.remember()
         return self
 
-    def remember(self) -> None:
+    def remember(self) -> list[psutil.Process]:
         self.family = psutil.Process(self.process.pid).children(recursive=True)
+        return self.family
 
     def member(self, word: str) -> psutil.Process:
         """The oldest of the family with a word in its command line."""
@@ -272,7 +273,7 @@ def test_a_signal_ends_streams_and_finishes_requests(
     served = run().started()
     endless, finite = Reader(f"{served.url}/endless"), Reader(f"{served.url}/finite")
     os.killpg(served.process.pid, number)
-    assert endless.read(1).endswith("event: reconnect\n\n")
+    assert endless.read().endswith("event: reconnect\n\n")
     wait_for(lambda: refused(served.url), 1)
     assert finite.read().endswith("19 end")
     assert served.ends() == 0
@@ -294,7 +295,7 @@ def test_a_second_signal_kills_at_once(run: Callable[..., Running]) -> None:
 def test_a_signal_during_the_start_leaves_nothing(run: Callable[..., Running]) -> None:
     served = run()
     wait_for((served.data / "valkey.log").exists)
-    served.remember()
+    wait_for(served.remember)
     served.process.send_signal(signal.SIGTERM)
     assert served.ends() == 0
     assert len(served.family) >= 1

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from mcp_chat.config import ServerConfig
+from mcp_chat.config import OAuthClient, ServerConfig
 from mcp_chat.exceptions import InvalidRequest, SettingsError
-from mcp_chat.servers import distinct, own_server, read_servers, shown, with_login
+from mcp_chat.servers import (
+    current,
+    distinct,
+    filled_in,
+    for_user,
+    own_server,
+    read_servers,
+    shown,
+    with_login,
+)
 from mcp_chat.urls import origin_of
 
 
@@ -208,3 +217,160 @@ def test_two_servers_of_one_alias_are_refused_also_when_case_differs() -> None:
     with pytest.raises(InvalidRequest, match="alias"):
         distinct([one, other])
     assert distinct([one]) == (one,)
+
+
+# What other products write
+
+
+@pytest.mark.parametrize(
+    ("kind", "transport"),
+    [
+        ("http", "streamable_http"),
+        ("streamable-http", "streamable_http"),
+        ("streamable_http", "streamable_http"),
+        ("streamableHttp", "streamable_http"),
+        ("SSE", "sse"),
+    ],
+)
+@pytest.mark.parametrize("key", ["type", "transport"])
+def test_transports_have_all_their_usual_names(tmp_path: Path, key: str, kind: str, transport: str) -> None:
+    assert read(tmp_path, {"web": {"url": "https://e", key: kind}})["web"].transport == transport
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ({"type": "ws", "url": "https://e"}, "the server web has a type that there is not; there are http"),
+        ({"type": "stdio", "url": "https://e"}, "the server web is of type stdio and needs a command"),
+        ({"type": "http", "command": "x"}, "the server web is of type http and needs a url"),
+        (
+            {"url": "https://e", "autoApprove": []},
+            "web.autoApprove: there is no such key; there are type, url",
+        ),
+        (
+            {"url": "https://e", "oauth": {"id": 1, "client_id": "x"}},
+            "oauth.id: there is no such key; there are",
+        ),
+        ({"url": "https://e", "timeout": 0}, "timeout"),
+        ({"url": "https://e", "timeout": 1e9}, "timeout"),
+        ({"url": "https://e/${user.name}"}, r"wants \${user.name}, but there are only \${user.id} and"),
+        ({"url": "https://e/${user.token}"}, r"may have \${user.token} in headers and env only"),
+        (
+            {"command": "x", "args": ["--key=${user.token}"]},
+            r"may have \${user.token} in headers and env only",
+        ),
+        ({"command": "x", "cwd": "/data/${user.token}"}, r"may have \${user.token} in headers and env only"),
+    ],
+)
+def test_what_cannot_be_meant_refuses_the_start_and_says_what_can(
+    tmp_path: Path, server: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingsError, match=told) as refused:
+        read(tmp_path, {"web": server})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("off", [{"enabled": False}, {"disabled": True}])
+def test_a_server_that_is_switched_off_is_not_offered(tmp_path: Path, off: dict[str, bool]) -> None:
+    assert set(read(tmp_path, {"web": {"url": "https://e", **off}, "on": {"url": "https://e"}})) == {"on"}
+
+
+def test_what_the_operator_says_of_a_server_is_read(tmp_path: Path) -> None:
+    entry = {
+        "url": "https://e",
+        "disabledTools": ["drop"],
+        "timeout": 120,
+        "apps": True,
+        "oauth": {
+            "client_id": "us",
+            "client_secret": "${SECRET}",
+            "issuer": "https://login.example",
+            "scopes": ["read"],
+        },
+    }
+    found = read(tmp_path, {"web": entry}, SECRET="CANARY")["web"]
+    assert (found.barred_tools, found.timeout, found.apps) == (("drop",), 120, True)
+    assert found.oauth == OAuthClient(
+        client_id="us", client_secret="CANARY", issuer="https://login.example", scopes=("read",)
+    )
+    assert "CANARY" not in repr(found)
+    assert read(tmp_path, {"run": {"command": "x", "cwd": "${HOME}/x"}}, HOME="/h")["run"].cwd == "/h/x"
+
+
+# The users' own
+
+
+def chosen(tmp_path: Path, server: dict[str, Any], user_id: str = "ann", token: str = "") -> ServerConfig:
+    """What is opened for a user who has chosen the server."""
+    listed = read(tmp_path, {"s": server})
+    return current(for_user(listed["s"], user_id, token), listed, ())
+
+
+def test_what_is_a_users_own_is_filled_in_when_it_is_opened(tmp_path: Path) -> None:
+    url = "https://e/of/${user.id}"
+    headers = {"Authorization": "Bearer ${user.token}", "X-User": "${user.id}"}
+    found = chosen(tmp_path, {"url": url, "headers": headers}, "ann@e.org", "the-token")
+    assert found.url == "https://e/of/ann%40e.org"
+    assert found.all_headers() == {"Authorization": "Bearer the-token", "X-User": "ann@e.org"}
+    command = {
+        "command": "run",
+        "args": ["--user=${user.id}"],
+        "env": {"TOKEN": "${user.token}", "PLACE": "/data/${user.id}"},
+        "cwd": "/home/${user.id}",
+    }
+    started = chosen(tmp_path, command, "ann", "to/ken")
+    assert (started.args, started.cwd) == (("--user=ann",), "/home/ann")
+    assert started.env == {"TOKEN": "to/ken", "PLACE": "/data/ann"}
+
+
+def test_it_is_not_filled_in_where_it_is_stored_and_nobody_else_has_it(tmp_path: Path) -> None:
+    listed = read(tmp_path, {"s": {"url": "https://e", "headers": {"X": "${user.token} ${user.id}"}}})
+    stored = for_user(listed["s"], "ann", "CANARY")
+    assert stored.headers == {"X": "${user.token} ${user.id}"}
+    assert "CANARY" not in repr(stored)
+    assert listed["s"].user_token is None
+    assert filled_in(for_user(listed["s"], "bob", "other")).headers == {"X": "other bob"}
+
+
+def test_a_server_that_wants_nothing_of_a_user_gets_nothing(tmp_path: Path) -> None:
+    listed = read(tmp_path, {"s": {"url": "https://e", "headers": {"X": "y"}}})
+    assert for_user(listed["s"], "ann", "CANARY") == listed["s"]
+
+
+def test_who_has_no_token_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="needs the token of your login, and your login has none"):
+        chosen(tmp_path, {"url": "https://e", "headers": {"X": "${user.token}"}})
+
+
+def test_a_server_that_wants_more_than_before_wants_a_new_connect(tmp_path: Path) -> None:
+    before = for_user(read(tmp_path, {"s": {"url": "https://e"}})["s"], "ann", "token")
+    now = read(tmp_path, {"s": {"url": "https://e", "headers": {"X": "${user.token}"}}})
+    with pytest.raises(InvalidRequest, match="needs more of your login than before"):
+        current(before, now, ())
+
+
+@pytest.mark.parametrize("value", ["a\r\nX: y", "a\x00", "ä", "a\n", " a"])
+@pytest.mark.parametrize("name", ["id", "token"])
+def test_what_no_header_may_have_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    user_id, token = (value, "t") if name == "id" else ("u", value)
+    with pytest.raises(InvalidRequest, match="has characters that the server s cannot be given") as refused:
+        chosen(tmp_path, {"url": "https://e", "headers": {"X": f"${{user.{name}}}"}}, user_id, token)
+    assert value.strip() not in str(refused.value) or len(value.strip()) < 2
+
+
+@pytest.mark.parametrize("user_id", ["..", ".", "../bob", "a/b", "a\\b", "-rf", "a\x00b", "a\nb"])
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"command": "x", "args": ["/data/${user.id}"]},
+        {"command": "x", "args": ["${user.id}"]},
+        {"command": "x", "env": {"PLACE": "/data/${user.id}"}},
+        {"command": "x", "cwd": "/data/${user.id}"},
+        {"url": "https://e/of/${user.id}/mcp"},
+    ],
+)
+def test_a_name_that_would_be_a_path_or_an_option_is_refused(
+    tmp_path: Path, server: dict[str, Any], user_id: str
+) -> None:
+    with pytest.raises(InvalidRequest, match="your name has characters"):
+        chosen(tmp_path, server, user_id)

@@ -45,6 +45,10 @@ def bob(stage: Stage, name: str) -> Iterator[Person]:
         yield person
 
 
+NOBODYS = {"server": "", "uri": ""}
+"""Of a file that no server has sent."""
+
+
 def ask(person: Person, method: str, path: str, **options: Any) -> httpx.Response:
     return person.http.request(method, f"/llmchat/{path}", **options)
 
@@ -103,8 +107,20 @@ def test_a_new_conversation_is_empty_shown_listed_and_can_be_written_to(alice: P
         "created_at": shown["created_at"],
         "updated_at": shown["updated_at"],
         "context": {"topic": "travel"},
-        "token_usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
+        "system_prompt": None,
+        "temperature": None,
+        "model": None,
+        "token_usage": {
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "cached_tokens": 0,
+            "reasoning_tokens": 0,
+            "cost": 0,
+            "estimated": False,
+            "total_tokens": 0,
+        },
         "connected": False,
+        "running": None,
     }
     assert shown["created_at"].endswith("Z")
     assert told(alice, "sessions")["sessions"] == [shown]
@@ -134,6 +150,58 @@ def test_the_connected_conversation_is_marked(alice: Person) -> None:
     alice.say("hi")
     marks = {each["session_id"]: each["connected"] for each in told(alice, "sessions")["sessions"]}
     assert marks == {connected: True, other: False}
+
+
+def test_the_turn_that_runs_in_a_conversation_is_shown_with_it(alice: Person, model: ModelServer) -> None:
+    connected = alice.connect()["session_id"]
+    quiet = begun(alice, name="quiet")
+    hold = threading.Event()
+    model.will(Reply(text="one two", hold=hold), Reply(text="later"))
+    with alice.sending("count", key="first-turn") as frames:
+        next(frames)
+        with alice.sending("and then", key="second-turn"):  # waits
+            listed = {each["session_id"]: each["running"] for each in told(alice, "sessions")["sessions"]}
+            assert listed == {connected: "first-turn", quiet: None}
+            assert told(alice, f"sessions/{connected}")["running"] == "first-turn"
+            hold.set()
+            list(frames)
+
+    def idle() -> bool:
+        return told(alice, f"sessions/{connected}")["running"] is None
+
+    wait_until(idle, "no turn runs")
+
+
+def test_messages_with_which_turns_have_failed_say_why(alice: Person, model: ModelServer) -> None:
+    session = alice.connect()["session_id"]
+    model.will(
+        *(Reply(status=401), Reply(text="well"), Reply(text="one two three", break_after=3)),
+        *(Reply(text="I add.", calls=[("demo__add", {"a": 1, "b": 1})]), Reply(status=401)),
+    )
+    ends = [alice.stream(text)[-1] for text in ("silence", "all is well", "half", "between")]
+    why = [{key: data[key] for key in ("error", "recoverable")} for event, data in ends if event == "error"]
+    assert len(why) == 3
+    for said in (alice.history(), told(alice, f"sessions/{session}/messages")["messages"]):
+        failed = [each for each in said if "failure" in each]
+        assert [each["failure"] for each in failed] == why
+        assert [each["role"] for each in failed] == ["user", "assistant", "tool"]
+        assert [each["content"] for each in failed[:2]] == ["silence", "one two"]
+
+
+def test_a_conversation_is_called_by_its_first_question_until_it_is_named(alice: Person) -> None:
+    connected = alice.connect()["session_id"]
+    alice.say("Which ferry goes to Oslo?\n" + "And when? " * 50)
+    first = told(alice, f"sessions/{connected}")["name"]
+    assert first.startswith("Which ferry goes to Oslo? And when?")
+    assert first.endswith(" …")
+    assert len(first) < 80
+    alice.say("And back?")
+    assert told(alice, f"sessions/{connected}")["name"] == first
+    empty, named = begun(alice), begun(alice, name="Trip")
+    for session in (empty, named):
+        alice.say("How do I get to Rome?", session_id=session)
+    assert told(alice, f"sessions/{empty}")["name"] == "How do I get to Rome?"
+    assert told(alice, f"sessions/{named}")["name"] == "Trip"
 
 
 def test_name_and_context_are_changed_key_by_key(alice: Person) -> None:
@@ -695,7 +763,13 @@ def test_what_others_have_written_into_an_export_does_no_harm(alice: Person) -> 
     kept = told(alice, f"sessions/{hostile}/messages")["messages"]
     assert contents(kept) == ["\x00", "b", "c", "d", "e"]
     assert kept[0]["parts"] == [
-        {"upload_id": "unknown", "media_type": "image/png", "name": "a.png", "size": 0}
+        {
+            "upload_id": "unknown",
+            "media_type": "image/png",
+            "name": "a.png",
+            "size": 0,
+            **NOBODYS,
+        }
     ]
     assert kept[4]["id"] == "e"
     assert all(re.fullmatch(r"[\w-]{1,64}", message["id"]) for message in kept)

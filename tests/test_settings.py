@@ -12,8 +12,10 @@ from mcp_chat import cli
 from mcp_chat.app import create_app
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.parts import check_stores
-from mcp_chat.safety import check_settings, is_loopback
-from mcp_chat.settings import Settings, as_text, env_example, load_settings
+from mcp_chat.safety import check_settings
+from mcp_chat.settings import Settings, env_example, load_settings
+from mcp_chat.spelling import as_text
+from mcp_chat.urls import is_loopback
 
 ROOT = Path(__file__).parent.parent
 KEY = base64.b64encode(bytes(range(32))).decode()

@@ -23,8 +23,10 @@ from mcp_chat.identity import user_key
 from mcp_chat.message import Message
 from mcp_chat.stores.base import START, Bell, Lease, Store, Waiting, log_bell
 from mcp_chat.stores.cipher import PLAIN, Sealing
+from mcp_chat.stores.client import Single
 from mcp_chat.stores.memory import MemoryRates, MemoryStore
-from mcp_chat.stores.redis import RedisStore, open_redis, owner_key
+from mcp_chat.stores.redis import RedisStore, open_redis
+from mcp_chat.stores.redis_branches import owner_key
 from mcp_chat.vault import Vault
 from tests.proxy import proxied
 
@@ -38,7 +40,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["memory", "valkey", "valkey, sealed"])
+@pytest.fixture(params=["memory", "valkey", "valkey, sealed", "valkey, each command apart"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """Each backend."""
     if request.param == "memory":
@@ -47,6 +49,9 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         cipher = Sealing(Vault([bytes(range(32))])) if "sealed" in request.param else PLAIN
         url = request.getfixturevalue("valkey_url")
         async with open_redis(url, cipher=cipher, max_messages=MESSAGES, keep_events=EVENTS) as redis:
+            if "apart" in request.param:
+                assert isinstance(redis.redis, Single)
+                redis.redis.apart = True
             yield redis
 
 
@@ -1103,6 +1108,9 @@ async def do_everything(store: Store, user: str) -> Lease:
     await store.window.replace(user, None, said("a"), epoch=lease.epoch)
     await store.configs.put(user, "sealed", epoch=lease.epoch)
     await store.rates.take(user, per_minute=100)
+    for document in "ab":
+        await store.documents.put_document(user, "kind", document, "x", seconds=60, epoch=lease.epoch)
+    await store.documents.drop_document(user, "kind", "a")
     await store.leases.release(lease)
     return await claimed(store, user, lease.worker)
 
@@ -1115,7 +1123,7 @@ async def test_every_key_has_a_time_to_live(valkey: RedisStore, client: Redis, n
     await do_everything(valkey, name)
     keys = ["workers", *await keys_of(client, name)]
     assert f"worker:sessions:worker-of-{name}" in keys
-    assert len(keys) >= 13
+    assert len(keys) >= 16
     lives = {key: await client.pttl(key) for key in keys}
     assert all(life > 0 for life in lives.values()), lives
 
@@ -1142,7 +1150,7 @@ async def test_all_keys_of_a_user_share_one_slot(
     user = user_key(f"{id}{name}")
     await do_everything(valkey, user)
     keys = [key for key in await keys_of(client, user) if not key.startswith("worker:")]
-    assert len(keys) >= 9
+    assert len(keys) >= 12
     assert {key_slot(key.encode()) for key in keys} == {key_slot(user.encode())}
 
 

@@ -170,6 +170,17 @@ def test_calls_that_were_never_made_are_refused_and_do_not_say_what_the_model_wr
     assert "hunter2" not in json.dumps(deeds)
 
 
+def test_a_call_whose_arguments_do_not_fit_is_refused_by_name(
+    alice: Person, model: ModelServer, demo_url: str, audit: Audit
+) -> None:
+    alice.connect(server={"url": demo_url, "alias": "toys"})
+    asked(alice, model, ("toys__add", {"a": "hunter2", "b": 1}))
+    [deed] = audit("--action", "call")
+    assert brief(deed) == ("call", "refused", "toys__add", "unfit_arguments")
+    assert deed["server"] == "toys"
+    assert "hunter2" not in json.dumps(deed)
+
+
 def test_a_call_that_its_user_has_stopped_says_so(
     alice: Person, model: ModelServer, demo_url: str, audit: Audit
 ) -> None:

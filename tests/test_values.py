@@ -16,14 +16,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_chat import config as configs
-from mcp_chat.commands import COMMAND, Command
+from mcp_chat.commands import COMMAND, Command, Consult, Send
 from mcp_chat.config import CONFIG, ModelConfig, ServerConfig, UserConfig
+from mcp_chat.consult import CallForApp, GetPrompt
 from mcp_chat.events import (
     EVENT,
+    Asked,
     Connected,
+    Consulted,
     Event,
     MessageAdded,
+    ServersShown,
     TextDelta,
+    ToolFinished,
     ToolStarted,
     fold,
     is_final,
@@ -31,9 +36,12 @@ from mcp_chat.events import (
 )
 from mcp_chat.identity import user_key
 from mcp_chat.message import MESSAGE, Message, ToolCall, Usage, complete
+from mcp_chat.names import skeleton
 from mcp_chat.progress import Progress
+from mcp_chat.questions import Question
+from mcp_chat.results import MAX_RESULT, shortened
 from mcp_chat.session import Session
-from mcp_chat.tools import MAX_RESULT, named, shortened
+from mcp_chat.tools import named
 from mcp_chat.writer import merged
 
 st.register_type_strategy(float, st.floats(-1e300, 1e300))
@@ -76,11 +84,26 @@ st.register_type_strategy(Message, messages)
 arguments = st.dictionaries(text, values, max_size=3)
 mappings: dict[Any, st.SearchStrategy[Any]] = {
     ToolStarted: st.builds(ToolStarted, args=arguments),
-    Connected: st.builds(Connected, left_out=st.dictionaries(text, text, max_size=3)),
+    Asked: st.builds(Asked, question=st.builds(Question, schema=arguments)),
+    Connected: st.builds(
+        Connected,
+        left_out=st.dictionaries(text, text, max_size=3),
+        sign_in=st.dictionaries(text, text, max_size=3),
+    ),
+    ServersShown: st.builds(ServersShown, shown=st.lists(arguments, max_size=3).map(tuple)),
+    Consulted: st.builds(Consulted, result=arguments),
+    ToolFinished: st.builds(ToolFinished, structured=st.none() | arguments),
 }
+st.register_type_strategy(CallForApp, st.builds(CallForApp, arguments=arguments))
 kinds = [mappings.get(kind, st.from_type(kind)) for kind in get_args(Event)]
 events: st.SearchStrategy[Event] = st.one_of(kinds)
-commands: st.SearchStrategy[Command] = st.one_of([st.from_type(kind) for kind in get_args(Command)])
+whole: dict[Any, st.SearchStrategy[Any]] = {
+    Consult: st.builds(Consult, ask=st.builds(GetPrompt, arguments=st.dictionaries(text, text, max_size=3))),
+    Send: st.builds(Send, metadata=arguments),
+}
+commands: st.SearchStrategy[Command] = st.one_of(
+    [whole.get(kind, st.from_type(kind)) for kind in get_args(Command)]
+)
 
 
 # A user's key
@@ -180,15 +203,25 @@ def test_a_session_is_what_its_messages_add_up_to(happened: list[Event]) -> None
         session = fold(session, event)
     added = [event for event in happened if isinstance(event, MessageAdded)]
     assert session.messages == tuple(event.message for event in added)
-    assert session.token_usage == Usage(
-        input_tokens=sum(event.usage.input_tokens for event in added),
-        output_tokens=sum(event.usage.output_tokens for event in added),
-    )
+    assert session.token_usage == sum((event.usage for event in added), Usage())
 
 
 @given(events)
 def test_only_an_end_is_final(event: Event) -> None:
-    ends = {"turn_finished", "connected", "cancelled", "disconnected", "session_deleted", "failed"}
+    ends = {
+        "servers_shown",
+        "steered",
+        "branch_switched",
+        "sign_in_shown",
+        "turn_finished",
+        "connected",
+        "cancelled",
+        "disconnected",
+        "session_deleted",
+        "consulted",
+        "answered",
+        "failed",
+    }
     assert is_final(event) == (event.type in ends)
 
 
@@ -332,6 +365,36 @@ def test_tools_have_names_of_their_own_that_every_provider_takes(alias: str, nam
 def test_a_tool_cannot_be_named_so_that_the_next_one_is_hidden() -> None:
     [_, changed] = tools_of("demo", ["first", "a b"])
     assert len(set(tools_of("demo", [changed.removeprefix("demo__"), "a b"]))) == 2
+
+
+@given(aliases, tool_names)
+def test_no_tool_is_named_so_that_it_looks_like_another(alias: str, names: list[str]) -> None:
+    found = tools_of(alias, list(dict.fromkeys(names)))
+    assert len({skeleton(name) for name in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("names", "plain"),
+    [
+        (["good", "GOOD", "Good", "g00d"], "good"),
+        (["list_files", "list-files", "1ist_files", "Iist_files"], "list_files"),
+        (["modern", "modem"], "modem"),
+        (["READ", "Read"], "Read"),
+        (["pay", "pаy"], "pay"),  # the second one is Cyrillic in its middle
+    ],
+)
+def test_of_names_that_look_alike_one_stays_in_whatever_order_they_are_listed(
+    names: list[str], plain: str
+) -> None:
+    first, second = (dict(zip(each, tools_of("a", each), strict=True)) for each in (names, names[::-1]))
+    assert first == second
+    assert [name for name, given in first.items() if given == f"a__{name}"] == [plain]
+
+
+def test_a_boundary_between_server_and_tool_cannot_be_moved() -> None:
+    names = ["c", "b__c", "_c", "__c", "b___c", "-c"]
+    found = [name for alias in ("a", "a-b", "a-", "a--b") for name in tools_of(alias, names)]
+    assert len(set(found)) == len(found)
 
 
 @given(aliases)

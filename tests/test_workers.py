@@ -150,7 +150,7 @@ def test_a_turn_goes_on_when_its_reader_hangs_up(
     assert model.hung_up == 0
     done = wait_until(lambda: witness.history()[1:], "the answer is in the history")
     assert texts(done) == [("assistant", "one two three four five six seven eight")]
-    assert done[0]["metadata"] == {}
+    assert "stopped" not in done[0]["metadata"]
     wait_until(lambda: witness.get("history/{me}").json()["running"] is None, "nothing runs")
     assert model.hung_up == 0
 
@@ -166,7 +166,8 @@ def test_a_turn_is_stopped_from_another_worker(people: list[Person], model: Mode
     assert (event, final["content"], final["stopped"]) == ("final", "one two", True)
     wait_until(lambda: model.hung_up, "the model sees that nobody listens")
     kept = other.history()[-1]
-    assert (kept["role"], kept["content"], kept["metadata"]) == ("assistant", "one two", {"stopped": True})
+    assert (kept["role"], kept["content"], kept["metadata"]["stopped"]) == ("assistant", "one two", True)
+    assert kept["metadata"]["usage"]["estimated"], "what it took until then is counted, too"
     assert owner.post("cancel").json()["status"] == "no_running_turn"
     assert owner.say("go on")["response"] == "3 messages, the last from user: go on"
 

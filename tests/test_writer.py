@@ -16,7 +16,8 @@ from mcp_chat.events import Entry, Event, TextDelta, TurnFinished
 from mcp_chat.exceptions import Fenced, Forgotten, StoreUnavailable
 from mcp_chat.stores.base import START, Lease
 from mcp_chat.stores.memory import MemoryStore
-from mcp_chat.stores.redis import open_redis, owner_key
+from mcp_chat.stores.redis import open_redis
+from mcp_chat.stores.redis_branches import owner_key
 from mcp_chat.writer import EventWriter
 
 pytestmark = pytest.mark.anyio

@@ -50,7 +50,7 @@ class Auth:
         require_same_origin(request)
         await read_body(request, Body, limit=self.max_body)
         response = JSONResponse({})
-        identity.sign_out(response)
+        identity.sign_out(request, response)
         return response
 
     def _demo(self) -> DemoIdentity:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from mcp_chat.api.bodies import InvalidBody
 from mcp_chat.events import Failed
-from mcp_chat.exceptions import ChatError, Unexpected
+from mcp_chat.exceptions import ChatError, LimitReached, Unexpected
 
 log = structlog.get_logger()
 
@@ -20,6 +20,7 @@ STATUS = {
     "not_authenticated": 401,
     "login_unavailable": 503,
     "forbidden": 403,
+    "blocked": 403,
     "not_connected": 400,
     "invalid_request": 400,
     "invalid_session": 400,
@@ -28,15 +29,27 @@ STATUS = {
     "unsupported_body": 415,
     "too_large": 413,
     "too_many_tools": 422,
+    "server_refused": 400,
+    "not_offered": 409,
     "too_many_sessions": 422,
+    "sign_in_needed": 403,
+    "sign_in_failed": 400,
     "not_found": 404,
+    "message_moved": 409,
+    "turn_running": 409,
+    "answered_already": 409,
+    "question_ended": 410,
     "no_archive": 501,
     "too_many_waiting": 429,
     "too_many_requests": 429,
     "too_many_streams": 429,
+    "limit_reached": 429,
+    "unpriced": 422,
     "busy": 503,
+    "too_many_commands": 503,
     "server_unavailable": 503,
     "answer_too_large": 503,
+    "app_unusable": 422,
     "model_failed": 503,
     "model_timeout": 504,
     "store_unavailable": 503,
@@ -50,7 +63,9 @@ RETRY_AFTER = {
     "too_many_waiting": "5",
     "too_many_requests": "1",
     "too_many_streams": "5",
+    "limit_reached": "60",
     "busy": "5",
+    "too_many_commands": "60",
     "server_unavailable": "5",
     "answer_too_large": "60",
     "model_failed": "5",
@@ -65,7 +80,9 @@ RETRY_AFTER = {
 def on_error(_request: Request, error: Exception) -> Response:
     """Answer with an error's status and sentence."""
     assert isinstance(error, ChatError)
-    more = {"errors": error.problems} if isinstance(error, InvalidBody) else {}
+    more: dict[str, Any] = {"errors": error.problems} if isinstance(error, InvalidBody) else {}
+    if isinstance(error, LimitReached):
+        more = {"limit": error.limit}
     return _retried(answer(error.code, str(error), **more), getattr(error, "retry_after", None))
 
 
@@ -74,7 +91,8 @@ def of_failed(failed: Failed) -> Response:
     text = failed.text
     if failed.code == "model_failed":
         text = f"Chat service error. {text}"
-    return _retried(answer(failed.code, text), failed.retry_after)
+    more = {"limit": failed.limit} if failed.limit else {}
+    return _retried(answer(failed.code, text, **more), failed.retry_after)
 
 
 def _retried(response: Response, seconds: float | None) -> Response:

@@ -9,30 +9,55 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcp_chat.api.sse import frame
-from mcp_chat.api.transcript import Transcript, frame_of
+from mcp_chat.api.transcript import Transcript, encode, frame_of
 from mcp_chat.configs import UserConfigs
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.events import (
+    Answered,
+    Asked,
+    AskEnded,
+    Branched,
+    BranchSwitched,
     Cancelled,
     Connected,
+    Consulted,
     Disconnected,
     Entry,
     MessageAdded,
+    ResourceUpdated,
+    ServerChanged,
+    ServersShown,
     SessionDeleted,
+    SignInShown,
+    Steered,
     TakenOver,
     TurnStarted,
     is_final,
     order,
 )
 from mcp_chat.feed import Gap
-from mcp_chat.message import MESSAGE
+from mcp_chat.message import MESSAGE, public
 from mcp_chat.record import Record
 from mcp_chat.stores.base import START
 
 LOST = 5.0
 """Seconds between two looks for ends that the log does not tell."""
 
-NO_TURN = (TakenOver, Connected, Cancelled, Disconnected, SessionDeleted)
+NO_TURN = (
+    TakenOver,
+    Answered,
+    Connected,
+    Cancelled,
+    Disconnected,
+    SessionDeleted,
+    BranchSwitched,
+    ServerChanged,
+    ServersShown,
+    SignInShown,
+    Consulted,
+    ResourceUpdated,
+    Steered,
+)
 
 
 @dataclass(slots=True)
@@ -84,6 +109,10 @@ class Follower:
 
     async def _frame(self, entry: Entry) -> str:
         self.place = entry.id or self.place
+        if told := news(entry):
+            return told
+        if isinstance(entry.event, BranchSwitched):
+            return self._branch(entry, entry.event)
         transcript = await self._turn_of(entry)
         if transcript is None:
             return ""
@@ -97,11 +126,21 @@ class Follower:
         match entry.event:
             case TurnStarted():
                 return frame("turn", where, entry.id)
+            case Branched():
+                return self._branch(entry, entry.event)
             case MessageAdded(message=message):
                 return frame(
-                    "message", {"message": MESSAGE.dump_python(message, mode="json"), **where}, entry.id
+                    "message",
+                    {"message": MESSAGE.dump_python(public(message), mode="json"), **where},
+                    entry.id,
                 )
         return sent
+
+    def _branch(self, entry: Entry, event: Branched | BranchSwitched) -> str:
+        """Return the frame that says that a conversation is to be read again."""
+        if self.session_id not in (None, event.session_id):
+            return ""
+        return frame("branch", {"session_id": event.session_id, "message_id": event.message_id}, entry.id)
 
     async def _lost_end(self) -> str:
         """Return the end of a turn that ended a while ago without the log telling it, or nothing."""
@@ -173,7 +212,7 @@ class Follower:
             "session_id": session_id,
             "after": self.place,
             "snapshot": {
-                "messages": [MESSAGE.dump_python(message, mode="json") for message in messages],
+                "messages": [MESSAGE.dump_python(public(message), mode="json") for message in messages],
                 "running": running,
             },
         }
@@ -181,6 +220,18 @@ class Follower:
             self.turns[running] = Transcript(session_id=session_id, turn_id=running)
             self.torn.add(running)
         return frame("reset", data, self.place)
+
+
+def news(entry: Entry) -> str:
+    """Return the frame of what a server has told, which is of no conversation; nothing for other entries."""
+    match entry.event:
+        case ServerChanged(server=server, what=what):
+            return frame("server_changed", {"server": server, "what": what}, entry.id)
+        case ResourceUpdated(server=server, uri=uri):
+            return frame("resource_updated", {"server": server, "uri": uri}, entry.id)
+        case Asked() | AskEnded() if not entry.command_id:  # about a call that an app asks for
+            return "".join(frame(name, data, entry.id) for name, data in encode(entry.event))
+    return ""
 
 
 def transcript_of(entries: Sequence[Entry]) -> Transcript | None:

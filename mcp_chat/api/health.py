@@ -25,10 +25,12 @@ class Health:
     Attributes:
         checks: What must answer, by name; each raises a `ChatError` if it does not.
         draining: Tells whether this worker is about to stop.
+        left_alone: Tells how many models are left alone here because they fail: a word, no reason to go.
     """
 
     checks: Mapping[str, Check]
     draining: Callable[[], bool]
+    left_alone: Callable[[], int] = lambda: 0
 
     async def live(self, _request: Request) -> Response:
         """The event loop answers."""
@@ -69,13 +71,15 @@ class _Readiness(Response):
             with anyio.move_on_after(LIMIT):
                 for _ in states:
                     await ended.acquire()
-            await _answer(dict(states), self._health.draining())(scope, receive, send)
+            health = self._health
+            await _answer(dict(states), health.draining(), health.left_alone())(scope, receive, send)
 
 
-def _answer(states: dict[str, str], draining: bool) -> Response:
+def _answer(states: dict[str, str], draining: bool, left_alone: int) -> Response:
     if draining:
         states["worker"] = "draining"
     good = all(state == "ok" for state in states.values())
+    more = {"left_alone": left_alone} if left_alone else {}
     if good:
-        return JSONResponse({"status": "ready", **states})
-    return JSONResponse({"status": "not ready", **states}, 503, {"retry-after": "1"})
+        return JSONResponse({"status": "ready", **states, **more})
+    return JSONResponse({"status": "not ready", **states, **more}, 503, {"retry-after": "1"})

@@ -67,12 +67,23 @@ async def require_user(request: Request, identity: Identity, user_id: str | None
         principal = await identity.identify(request)
         if principal is None:
             raise NotAuthenticated
-        if user_id and user_id != principal.id:
-            raise Forbidden("User ID mismatch.")
     except (NotAuthenticated, Forbidden) as error:
         _log_refusal(request, error, principal)
         raise
+    check_name(request, principal, user_id)
     return principal
+
+
+def check_name(request: Request, principal: Principal, user_id: str | None) -> None:
+    """Refuse a request that names another user than the one who asks.
+
+    Raises:
+        Forbidden: It does.
+    """
+    if user_id and user_id != principal.id:
+        error = Forbidden("User ID mismatch.")
+        _log_refusal(request, error, principal)
+        raise error
 
 
 def _log_refusal(request: Request, error: ChatError, principal: Principal | None) -> None:

@@ -7,31 +7,36 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mcp_chat import config as configs
-from mcp_chat import servers
+from mcp_chat.api.answering import answering
 from mcp_chat.api.bodies import (
+    NO_MODEL,
     CancelBody,
     ChatBody,
     ConnectBody,
     InvalidBody,
-    ServerBody,
+    RetryBody,
     UserBody,
     read_body,
 )
+from mcp_chat.api.brought import Brought, Unbrought, bring, check_size
+from mcp_chat.api.choice import Choice
 from mcp_chat.api.errors import of_failed
-from mcp_chat.api.identity import Identity, require_user, while_signed_in
+from mcp_chat.api.identity import Identity, check_name, require_user, while_signed_in
+from mcp_chat.api.said import said_with
 from mcp_chat.api.sse import EventStream
 from mcp_chat.api.streams import Streams
 from mcp_chat.api.transcript import Transcript, frames
 from mcp_chat.api.uploads import parts_of
+from mcp_chat.branch import MOST_BRANCHES
 from mcp_chat.commands import Cancel, Connect, Disconnect, Send
-from mcp_chat.config import CONFIG, ServerConfig, UserConfig
+from mcp_chat.config import CONFIG, UserConfig
 from mcp_chat.configs import UserConfigs
 from mcp_chat.dispatch import Dispatch
 from mcp_chat.events import (
@@ -40,18 +45,42 @@ from mcp_chat.events import (
     Entry,
     Failed,
 )
-from mcp_chat.exceptions import InvalidRequest, NotConnected, NotFound, TooLarge, TooManySessions
+from mcp_chat.exceptions import (
+    InvalidRequest,
+    LimitReached,
+    NotConnected,
+    NotFound,
+    TooLarge,
+    TooManySessions,
+)
 from mcp_chat.history import ChatHistoryManager
 from mcp_chat.identity import Principal
-from mcp_chat.message import ID, MESSAGE, Message, new_id
-from mcp_chat.netguard import Policy
+from mcp_chat.message import ID, Message, new_id
+from mcp_chat.netguard import Lookups
 from mcp_chat.providers import Providers
+from mcp_chat.steering import STEER, TURN
 from mcp_chat.stores.base import Archive, Store
 from mcp_chat.vault import Vault
 
 log = structlog.get_logger()
 
+NO_TOOLS = (
+    "This model cannot use tools, so it is offered none. Choose another model to use your servers' tools."
+)
+
 U = TypeVar("U", bound=UserBody)
+
+
+class CheckDay(Protocol):
+    """Sees that something is left of a user's day."""
+
+    async def __call__(self, user: str, *, own: bool) -> None:
+        """Return if it is.
+
+        Raises:
+            LimitReached: Nothing is.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +88,12 @@ class LLMChat:
     """The endpoints and what they work with.
 
     Attributes:
-        servers: The operator's servers by name.
+        lookups: Looks up the names of users' model servers.
+        choice: Makes servers of what a body names.
         max_body: Bytes of a body.
         max_message: Bytes of a message.
-        max_servers: Servers of a user.
         max_sessions: Conversations of a user.
-        policy: Which URLs users may give.
-        gateway_origins: Where the MCP servers are that get the user's login token.
+        check_day: Sees that something is left of a user's day, if days are limited.
     """
 
     identity: Identity
@@ -76,15 +104,14 @@ class LLMChat:
     history: ChatHistoryManager
     vault: Vault
     providers: Providers
-    servers: dict[str, ServerConfig]
+    lookups: Lookups
+    choice: Choice
     archive: Archive | None = None
     max_messages: int
     max_body: int
     max_message: int
-    max_servers: int
     max_sessions: int
-    policy: Policy
-    gateway_origins: frozenset[str]
+    check_day: CheckDay | None = None
 
     async def connect(self, request: Request) -> Response:
         """Open servers and a model; the answer comes when they are proven, or nothing has changed."""
@@ -108,9 +135,16 @@ class LLMChat:
                 "tool_count": len(outcome.tools),
                 "tools": list(outcome.tools),
                 "session_id": outcome.session_id,
+                **await self._notes(user, config),
                 **({"left_out": dict(outcome.left_out)} if outcome.left_out else {}),
+                **({"sign_in": dict(outcome.sign_in)} if outcome.sign_in else {}),
             }
         )
+
+    async def _notes(self, user: Principal, config: UserConfig) -> dict[str, list[str]]:
+        """Return what the user should know of their model, if there is anything."""
+        known = await self.providers.known(config.model, self.lookups.of(user.key))
+        return {"notes": [NO_TOOLS]} if known.capabilities.tools is False else {}
 
     async def chat(self, request: Request) -> Response:
         """Send a message; the answer is a read of the turn's events, streamed or whole."""
@@ -119,31 +153,146 @@ class LLMChat:
         with ExitStack() as held:
             if body.streaming:  # refused before the message is taken
                 held.enter_context(self.streams.place(user.key))
-            return await self._chat(request, user, body, held)
+            try:
+                return await self._chat(request, user, body, held)
+            except Unbrought as error:
+                return of_failed(error.failed)
 
     async def _chat(self, request: Request, user: Principal, body: ChatBody, held: ExitStack) -> Response:
         given = body.message_id or idempotency_key(request)
         command_id = given or new_id()
         session_id, resumed = await self._session(user, body.session_id, command_id)
+        await self._check_day(user, command_id, known=given is not None)
+        if body.edit and not (given and await self.dispatch.knows(user.key, given)):
+            await self._question(user, session_id, body.edit)
+        run = new_id()
+        parts = await parts_of(self.archive, user.key, body.attachments)
+        brought = await self._bring(user, body, command_id, run)
         command = Send(
             session_id=session_id,
-            text=body.message,
-            parts=await parts_of(self.archive, user.key, body.attachments),
+            text=brought.text,
+            parts=(*parts, *brought.parts),
+            opening=brought.opening,
+            metadata=brought.metadata,
+            replaces=body.edit or "",
+            run=run,
             interrupt=body.if_running == "interrupt",
+            steer=body.if_running == "steer",
+            record=body.record,
             id=command_id,
         )
+        return await self._answered(request, user, command, held if body.streaming else None, resumed, given)
+
+    async def retry(self, request: Request) -> Response:
+        """Run a message of the user's again; what was said from it on becomes a branch."""
+        user, body = await self._read(request, RetryBody)
+        with ExitStack() as held:
+            if body.streaming:  # refused before anything is taken
+                held.enter_context(self.streams.place(user.key))
+            given = idempotency_key(request)
+            command = await self._again(user, body, given)
+            return await self._answered(request, user, command, held if body.streaming else None, True, given)
+
+    async def _again(self, user: Principal, body: RetryBody, given: str | None) -> Send:
+        """Return the message that is said again; of one that was accepted before, the first one counts.
+
+        Raises:
+            NotFound: There is no such message in the line that is shown.
+        """
+        command_id = given or new_id()
+        config = await self.configs.get(user.key)
+        if config is None:
+            raise NotConnected
+        session_id = body.session_id or config.session_id
+        if not re.fullmatch(ID, session_id) or not await self._is_theirs(user, session_id, config):
+            raise NotFound("This conversation does not exist.")
+        if given and await self.dispatch.knows(user.key, command_id):
+            return Send(session_id=session_id, text="", id=command_id)
+        await self._check_day(user, command_id, known=False)
+        question = await self._question(user, session_id, body.message_id)
+        model = await self.providers.choose(body.model) if body.model else None
+        return Send(
+            session_id=session_id,
+            text=question.content,
+            parts=question.parts,
+            metadata={name: each for name, each in question.metadata.items() if name not in (STEER, TURN)},
+            interrupt=body.if_running == "interrupt",
+            replaces=question.id,
+            model=f"{model.provider}:{model.model}" if model else "",
+            temperature=body.temperature,
+            id=command_id,
+        )
+
+    async def _question(self, user: Principal, session_id: str, message_id: str | None) -> Message:
+        """Return a message of the user's, or the last one, that can be said again or another way.
+
+        Raises:
+            NotFound: There is none in the line that is shown.
+            InvalidRequest: It is not the user's, or the conversation has as many branches as possible.
+        """
+        record = self.history.record
+        found = (
+            await record.find(user.key, session_id, message_id)
+            if message_id
+            else await record.last_asked(user.key, session_id)
+        )
+        if found is None:
+            raise NotFound("This message is not in the conversation as it is shown now.")
+        if found.role != "user":
+            raise InvalidRequest("Only your own messages can be edited or sent again.")
+        if len(await record.branches(user.key, session_id)) > MOST_BRANCHES:
+            raise InvalidRequest(
+                f"This conversation has {MOST_BRANCHES} branches, as many as possible. Begin another one."
+            )
+        return found
+
+    async def _answered(
+        self,
+        request: Request,
+        user: Principal,
+        command: Send,
+        held: ExitStack | None,
+        resumed: bool,
+        given: str | None,
+    ) -> Response:
+        """Hand a message over, and answer with what its turn comes to.
+
+        Args:
+            held: What a stream holds until its end; without it the answer comes as a whole.
+            given: The id that the client gave it.
+        """
+        session_id = command.session_id
         ticket = await self.dispatch.submit(user.key, command, repeatable=given is not None)
-        entries = self.dispatch.follow(user.key, ticket)
+        entries = answering(self.dispatch, user.key, ticket)
         headers = {
             "mcp-chat-session": session_id,
             "mcp-chat-turn": command.id,
             "mcp-chat-resumed": str(resumed).lower(),
         }
         transcript = Transcript(session_id=session_id, turn_id=command.id, resumed=resumed)
-        if body.streaming:
+        if held is not None:
             proven = while_signed_in(entries, request, self.identity, user)
             return EventStream(frames(proven, transcript), headers, held.pop_all())
         return await self._whole(user, entries, transcript, headers)
+
+    async def _check_day(self, user: Principal, command_id: str, *, known: bool) -> None:
+        """Refuse a new message when nothing is left of the user's day; one that was taken has its answer."""
+        if self.check_day is None:
+            return
+        config = await self.configs.get(user.key)
+        try:
+            await self.check_day(user.key, own=config is not None and not config.model.operator)
+        except LimitReached:
+            if not (known and await self.dispatch.knows(user.key, command_id)):
+                raise
+
+    async def _bring(self, user: Principal, body: ChatBody, command_id: str, run: str) -> Brought:
+        """Get what the message brings along; of one that was accepted before, the first one counts."""
+        if not (body.prompt or body.resources) or await self.dispatch.knows(user.key, command_id):
+            return Brought(text=body.message, metadata={})
+        brought = await bring(self.dispatch, user.key, body, run)
+        check_size(brought, self.max_message)
+        return brought
 
     async def cancel(self, request: Request) -> Response:
         """Stop the running and waiting turns of a session, or of all."""
@@ -207,13 +356,15 @@ class LLMChat:
         if running:
             await self.dispatch.wake(user.key)  # nobody else may be asking for a turn whose worker has died
         found = await self._messages(user, session_id, limit) if session_id else []
+        branches = await self.history.record.branches(user.key, session_id) if found else []
+        failures = await self.history.record.failures(user.key, found)
         return JSONResponse(
             {
                 "user_id": user.id,
                 "session_id": session_id,
                 "running": running,
                 "count": len(found),
-                "messages": [MESSAGE.dump_python(message, mode="json") for message in found],
+                "messages": said_with(branches, found, failures),
             }
         )
 
@@ -226,53 +377,27 @@ class LLMChat:
         listed = [entry.shown() for entry in await self.providers.catalogue()]
         return JSONResponse({"models": listed, "count": len(listed)})
 
-    async def list_servers(self, request: Request) -> Response:
-        """List the operator's servers."""
-        await require_user(request, self.identity)
-        return JSONResponse({"servers": servers.shown(self.servers), "count": len(self.servers)})
-
     async def _read(self, request: Request, form: type[U]) -> tuple[Principal, U]:
         """Return who asks and what; nobody's body is not read."""
-        await require_user(request, self.identity)
+        user = await require_user(request, self.identity)
         body = await read_body(request, form, limit=self.max_body)
-        return await require_user(request, self.identity, body.user_id), body
+        check_name(request, user, body.user_id)
+        return user, body
 
     async def _configuration(self, body: ConnectBody, user: Principal) -> UserConfig:
         llm = body.llm
         if llm.config is not None and llm.provider is not None:
             model = await self.providers.own(llm.provider, llm.config.used())
-        else:
+        elif wanted := llm.model or self.providers.default:
             model = await self.providers.choose(
-                llm.model or "", temperature=llm.temperature, max_tokens=llm.max_tokens
+                wanted, temperature=llm.temperature, max_tokens=llm.max_tokens
             )
-        return UserConfig(servers=self._chosen(body, user), model=model, streaming=body.streaming)
-
-    def _chosen(self, body: ConnectBody, user: Principal) -> tuple[ServerConfig, ...]:
-        """Without a server in the body it is the operator's `default` one, if there is one."""
-        if body.server is None and body.servers is None:
-            return tuple(server for name, server in self.servers.items() if name == "default")
-        if len(body.all_servers()) > self.max_servers:
-            raise InvalidBody([_too_many(self.max_servers)])
-        return servers.distinct([self._server(server, user) for server in body.all_servers()])
-
-    def _server(self, body: ServerBody, user: Principal) -> ServerConfig:
-        if body.url:
-            own = servers.own_server(
-                body.url,
-                transport=body.transport,
-                auth_token=body.auth_token,
-                alias=body.alias,
-                policy=self.policy,
-            )
-            return servers.with_login(own, user.token, self.gateway_origins)
-        server = self.servers.get(body.name or "")
-        if server is None:
-            known = ", ".join(self.servers) or "none"
-            raise InvalidRequest(f"Invalid configuration: the operator's servers are: {known}.")
-        return server
+        else:
+            raise InvalidBody([NO_MODEL])
+        return UserConfig(servers=self.choice.all(body, user), model=model, streaming=body.streaming)
 
     def _check_message(self, body: ChatBody) -> None:
-        if not body.message.strip() and not body.attachments:
+        if not (body.message.strip() or body.attachments or body.prompt or body.resources):
             raise InvalidRequest("Message cannot be empty")
         if len(body.message.encode()) > self.max_message:
             raise TooLarge(f"The message is longer than {self.max_message} bytes. Send it in parts.")
@@ -330,18 +455,12 @@ class LLMChat:
                 "response": transcript.text,
                 **transcript.tools_used(),
                 "tool_invocations": transcript.invocations,
-                "elapsed_ms": transcript.finished.elapsed_ms,
-                "stopped": transcript.finished.stopped,
+                **transcript.extent(),
                 "usage": transcript.usage(),
                 **transcript.whereabouts(),
             },
             headers=headers,
         )
-
-
-def _too_many(servers: int) -> dict[str, Any]:
-    text = f"Connect to at most {servers} servers at once"
-    return {"loc": ["body", "servers"], "msg": text, "type": "too_long"}
 
 
 def idempotency_key(request: Request) -> str | None:

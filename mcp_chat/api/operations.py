@@ -2,94 +2,79 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
+from mcp_chat.api.approvals import Approvals
+from mcp_chat.api.apps import Apps
 from mcp_chat.api.auth import Auth
 from mcp_chat.api.bodies import (
+    AddServerBody,
+    AnswerBody,
+    AppCallBody,
+    AppResourceBody,
+    ApprovalBody,
     Body,
     CancelBody,
     ChatBody,
+    CompleteBody,
     ConnectBody,
+    FinishBody,
     NewSessionBody,
+    OwnBody,
+    PromptOfBody,
+    RetryBody,
     SessionBody,
     SignInBody,
+    SwitchBody,
+    ToolsBody,
+    UriBody,
     UserBody,
 )
+from mcp_chat.api.branches import Branches
+from mcp_chat.api.endpoints import Endpoints
 from mcp_chat.api.events import Events
 from mcp_chat.api.health import Health
 from mcp_chat.api.llmchat import LLMChat
 from mcp_chat.api.metrics import Scrape
+from mcp_chat.api.oauth import OAuth
+from mcp_chat.api.offers import Offers
+from mcp_chat.api.operation import EVENTS, JSON, Endpoint, Operation
+from mcp_chat.api.questions import Questions
+from mcp_chat.api.recordings import Recordings
+from mcp_chat.api.servers import Servers
 from mcp_chat.api.sessions import FORMS, Sessions
-from mcp_chat.api.uploads import KINDS, Uploads
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+from mcp_chat.api.uploads import Uploads
+from mcp_chat.api.usage import Spending
+from mcp_chat.kinds import KINDS
 
 PREFIXES = ("/llmchat", "/v1/llmchat")
-JSON = "application/json"
-EVENTS = "text/event-stream"
 AGAIN = ("Idempotency-Key",)
-EVENT = {
-    "type": "object",
-    "description": "One event of the stream.",
-    "properties": {
-        "id": {"type": "string"},
-        "event": {"type": "string"},
-        "data": {"type": "string", "contentMediaType": JSON},
-    },
-    "required": ["event", "data"],
-}
+PAGED = ("limit", "before", "after")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """What can be asked over HTTP.
-
-    Attributes:
-        raw: Media types of a body that is taken as it is, instead of `body`.
-        status: Of a good answer.
-        answers: Media types of a good answer.
-        errors: Status codes of its own, and those that follow from `body`, `raw` and `public`.
-        query: Names of its query parameters.
-        headers: Names of the headers that it reads.
-        public: Needs nobody to be signed in.
-    """
-
-    method: str
-    path: str
-    endpoint: Endpoint
-    summary: str
-    body: type[Body] | None = None
-    raw: Sequence[str] = ()
-    status: int = 200
-    answers: Sequence[str] = (JSON,)
-    errors: Sequence[int] = ()
-    query: Sequence[str] = ()
-    headers: Sequence[str] = ()
-    public: bool = False
-
-    def route(self) -> Route:
-        """Return its route."""
-        return Route(self.path, self.endpoint, methods=[self.method])
-
-
-def operations(
-    chat: LLMChat,
-    events: Events,
-    sessions: Sessions,
-    uploads: Uploads,
-    auth: Auth,
-    health: Health,
-    scrape: Scrape,
-) -> list[Operation]:
+def operations(endpoints: Endpoints) -> list[Operation]:
     """Return all operations."""
+    below = (operation for prefix in PREFIXES for operation in _below(prefix, endpoints))
+    return [*_health(endpoints.health, endpoints.scrape), *_auth(endpoints.auth), *below]
+
+
+def _below(prefix: str, endpoints: Endpoints) -> list[Operation]:
+    return [
+        *_llmchat(prefix, endpoints.chat, endpoints.events),
+        *_questions(prefix, endpoints.questions),
+        *_approvals(prefix, endpoints.approvals),
+        _recording(prefix, endpoints.recordings),
+        *_sessions(prefix, endpoints.sessions, endpoints.branches),
+        *_uploads(prefix, endpoints.uploads),
+        *_apps(prefix, endpoints.apps),
+        *_servers(prefix, endpoints.servers),
+        *_oauth(prefix, endpoints.oauth),
+        *_offers(prefix, endpoints.offers),
+        _usage(prefix, endpoints.spending),
+    ]
+
+
+def _health(health: Health, scrape: Scrape) -> list[Operation]:
     return [
         Operation(method="GET", path="/livez", endpoint=health.live, summary="Alive", public=True),
         Operation(
@@ -103,34 +88,25 @@ def operations(
             answers=("text/plain",),
             public=True,
         ),
+    ]
+
+
+def _auth(auth: Auth) -> list[Operation]:
+    def demo(path: str, endpoint: Endpoint, summary: str, body: type[Body]) -> Operation:
+        return Operation(
+            method="POST",
+            path=path,
+            endpoint=endpoint,
+            summary=f"{summary} (demo mode)",
+            body=body,
+            errors=(403, 404),
+            public=True,
+        )
+
+    return [
         Operation(method="GET", path="/auth", endpoint=auth.who, summary="Who is signed in", public=True),
-        Operation(
-            method="POST",
-            path="/auth/demo",
-            endpoint=auth.sign_in,
-            summary="Choose a name (demo mode)",
-            body=SignInBody,
-            errors=(403, 404),
-            public=True,
-        ),
-        Operation(
-            method="POST",
-            path="/auth/logout",
-            endpoint=auth.sign_out,
-            summary="Sign out (demo mode)",
-            body=Body,
-            errors=(403, 404),
-            public=True,
-        ),
-        *(
-            operation
-            for prefix in PREFIXES
-            for operation in (
-                *_llmchat(prefix, chat, events),
-                *_sessions(prefix, sessions),
-                *_uploads(prefix, uploads),
-            )
-        ),
+        demo("/auth/demo", auth.sign_in, "Choose a name", SignInBody),
+        demo("/auth/logout", auth.sign_out, "Sign out", Body),
     ]
 
 
@@ -150,7 +126,16 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
             chat.chat,
             "Send a message",
             ChatBody,
-            errors=(501, 504),
+            errors=(404, 409, 501, 504),
+            headers=AGAIN,
+            answers=(JSON, EVENTS),
+        ),
+        post(
+            "retry",
+            chat.retry,
+            "Run a message again",
+            RetryBody,
+            errors=(404, 409, 504),
             headers=AGAIN,
             answers=(JSON, EVENTS),
         ),
@@ -175,64 +160,235 @@ def _llmchat(prefix: str, chat: LLMChat, events: Events) -> list[Operation]:
             query=("session_id", "limit"),
         ),
         get("gateway/models", chat.models, "Models to choose from"),
-        get("servers", chat.list_servers, "The operator's servers"),
     ]
 
 
-def _sessions(prefix: str, sessions: Sessions) -> list[Operation]:
-    """What stands below another path comes first: a path in the document matches all that is below it."""
+def _oauth(prefix: str, oauth: OAuth) -> list[Operation]:
+    """Sign-ins at MCP servers. Browsers come back without a login that is in a header."""
+    callback = f"{prefix}/oauth/callback"
+    return [
+        Operation(
+            method="GET",
+            path=callback,
+            endpoint=oauth.callback,
+            summary="Where a browser comes back to from a sign-in",
+            query=("code", "state", "iss", "error"),
+            answers=("text/html",),
+            errors=(400, 503),
+            public=True,
+        ),
+        Operation(
+            method="POST",
+            path=callback,
+            endpoint=oauth.finish,
+            summary="End a sign-in at a server",
+            body=FinishBody,
+        ),
+        Operation(
+            method="GET",
+            path=f"{prefix}/oauth/client.json",
+            endpoint=oauth.client,
+            summary="Who this chat is, for authorization servers",
+            errors=(404,),
+            public=True,
+        ),
+        Operation(
+            method="DELETE",
+            path=f"{prefix}/servers/{{alias}}/sign-in",
+            endpoint=oauth.sign_out,
+            summary="Take back what a sign-in at a server has allowed",
+            errors=(404,),
+            query=("user_id",),
+        ),
+    ]
+
+
+def _servers(prefix: str, servers: Servers) -> list[Operation]:
+    """A user's servers while they are connected."""
 
     def of(method: str, path: str, endpoint: Endpoint, summary: str, **more: Any) -> Operation:
-        errors = (*more.pop("errors", (400, 404)), 501)
-        query = (*more.pop("query", ()), "user_id")
+        query = () if "body" in more else ("user_id",)
         return Operation(
-            method=method,
-            path=f"{prefix}/{path}",
-            endpoint=endpoint,
-            summary=summary,
-            errors=errors,
-            query=query,
-            **more,
+            method=method, path=f"{prefix}/{path}", endpoint=endpoint, summary=summary, query=query, **more
         )
 
-    one, paged = "sessions/{session_id}", ("limit", "before", "after")
-    files = tuple(form.media_type for form in FORMS.values())
+    one = "servers/{alias}"
     return [
-        of("GET", "search", sessions.search, "Search", errors=(400,), query=("q", "limit", "before")),
-        of("GET", "sessions", sessions.list, "Conversations", errors=(400,), query=paged),
+        of("GET", "servers", servers.list, "The operator's servers, and one's own"),
         of(
             "POST",
-            "sessions",
-            sessions.new,
-            "Begin a conversation",
-            body=NewSessionBody,
+            "servers",
+            servers.add,
+            "Connect to one more server",
+            body=AddServerBody,
             status=201,
-            errors=(),
+            errors=(404,),
+        ),
+        of("GET", f"{one}/tools", servers.tools, "A server's tools", errors=(404, 429, 503)),
+        of(
+            "PATCH",
+            f"{one}/tools",
+            servers.switch_tools,
+            "Switch tools on and off, accept changed ones, and change what may be done with them",
+            body=ToolsBody,
+            errors=(404,),
         ),
         of(
             "POST",
-            "sessions/import",
-            sessions.bring,
-            "Bring an exported conversation along",
-            raw=(JSON,),
-            status=201,
-            errors=(),
+            f"{one}/sign-in",
+            servers.sign_in,
+            "Where to sign in to a server",
+            body=OwnBody,
+            errors=(404,),
         ),
-        of("GET", f"{one}/messages", sessions.messages, "A page of a conversation", query=paged),
-        of("GET", f"{one}/context", sessions.context, "What the model would see", errors=(404,)),
+        of("PATCH", one, servers.switch, "Switch a server on or off", body=SwitchBody, errors=(404,)),
+        of("DELETE", one, servers.remove, "Close a server and forget it", errors=(404, 429)),
+    ]
+
+
+def _questions(prefix: str, questions: Questions) -> list[Operation]:
+    return [
+        Operation(
+            method="GET",
+            path=f"{prefix}/questions",
+            endpoint=questions.list,
+            summary="What servers ask at the moment",
+            query=("session_id", "user_id"),
+        ),
+        Operation(
+            method="POST",
+            path=f"{prefix}/questions/{{question_id}}",
+            endpoint=questions.answer,
+            summary="Answer a server's question",
+            body=AnswerBody,
+            errors=(404, 409, 410),
+        ),
+    ]
+
+
+def _approvals(prefix: str, approvals: Approvals) -> list[Operation]:
+    def of(method: str, path: str, endpoint: Endpoint, summary: str, **more: Any) -> Operation:
+        path = f"{prefix}/approvals{path}"
+        return Operation(method=method, path=path, endpoint=endpoint, summary=summary, **more)
+
+    mine = {"query": ("user_id",)}
+    return [
+        of("GET", "", approvals.list, "Calls that wait for their user", query=("session_id", "user_id")),
+        of("GET", "/grants", approvals.grants, "What the user has allowed for longer than one call", **mine),
+        of("DELETE", "/grants", approvals.revoke_all, "Take all of that back", **mine),
         of(
+            "DELETE",
+            "/grants/{grant_id}",
+            approvals.revoke,
+            "Take one of them back",
+            errors=(404,),
+            **mine,
+        ),
+        of(
+            "GET",
+            "/{approval_id}",
+            approvals.look,
+            "A call that waits, with its schema",
+            errors=(404,),
+            **mine,
+        ),
+        of(
+            "POST",
+            "/{approval_id}",
+            approvals.answer,
+            "Decide about a call that waits",
+            body=ApprovalBody,
+            errors=(404, 409, 410),
+        ),
+    ]
+
+
+def _recording(prefix: str, recordings: Recordings) -> Operation:
+    return Operation(
+        method="GET",
+        path=f"{prefix}/turns/{{turn_id}}/recording",
+        endpoint=recordings.one,
+        summary="A turn as it was, for `mcp-chat replay`",
+        query=("user_id",),
+        errors=(404,),
+    )
+
+
+def _kept(method: str, path: str, endpoint: Endpoint, summary: str, **more: Any) -> Operation:
+    """Return an operation on what only a database keeps."""
+    errors = (*more.pop("errors", (400, 404)), 501)
+    query = (*more.pop("query", ()), "user_id")
+    return Operation(
+        method=method, path=path, endpoint=endpoint, summary=summary, errors=errors, query=query, **more
+    )
+
+
+def _sessions(prefix: str, sessions: Sessions, branches: Branches) -> list[Operation]:
+    """What stands below another path comes first: a path in the document matches all that is below it."""
+    one = f"{prefix}/sessions/{{session_id}}"
+    return [
+        *_all_sessions(prefix, sessions),
+        *_branches(one, branches),
+        *_said(one, sessions),
+        _kept("GET", one, sessions.get, "A conversation without its messages", errors=(404,)),
+        _kept("PATCH", one, sessions.change, "Change name, context or pins", body=SessionBody),
+        _kept("DELETE", one, sessions.delete, "Delete a conversation", errors=(404, 429)),
+    ]
+
+
+def _all_sessions(prefix: str, sessions: Sessions) -> list[Operation]:
+    at = f"{prefix}/sessions"
+    new = {"status": 201, "errors": ()}
+    found = ("q", "limit", "before")
+    return [
+        _kept("GET", f"{prefix}/search", sessions.search, "Search", errors=(400,), query=found),
+        _kept("GET", at, sessions.list, "Conversations", errors=(400,), query=PAGED),
+        _kept("POST", at, sessions.new, "Begin a conversation", body=NewSessionBody, **new),
+        _kept(
+            "POST", f"{at}/import", sessions.bring, "Bring an exported conversation along", raw=(JSON,), **new
+        ),
+    ]
+
+
+def _branches(one: str, branches: Branches) -> list[Operation]:
+    return [
+        _kept("GET", f"{one}/branches", branches.list, "The ways that it has gone", errors=(404,)),
+        _kept(
+            "POST",
+            f"{one}/branches/{{branch_id}}",
+            branches.switch,
+            "Show another branch",
+            body=OwnBody,
+            errors=(404, 409, 429),
+        ),
+    ]
+
+
+def _said(one: str, sessions: Sessions) -> list[Operation]:
+    return [
+        _kept("GET", f"{one}/messages", sessions.messages, "A page of a conversation", query=PAGED),
+        _kept("GET", f"{one}/context", sessions.context, "What the model would see", errors=(404,)),
+        _kept(
             "GET",
             f"{one}/export",
             sessions.export,
             "A conversation as a file",
             errors=(400, 404, 429),
             query=("format",),
-            answers=files,
+            answers=tuple(form.media_type for form in FORMS.values()),
         ),
-        of("GET", one, sessions.get, "A conversation without its messages", errors=(404,)),
-        of("PATCH", one, sessions.change, "Change name, context or pins", body=SessionBody),
-        of("DELETE", one, sessions.delete, "Delete a conversation", errors=(404, 429)),
     ]
+
+
+def _usage(prefix: str, spending: Spending) -> Operation:
+    return Operation(
+        method="GET",
+        path=f"{prefix}/usage",
+        endpoint=spending.usage,
+        summary="What you have spent, and what is left",
+        query=("since", "until", "by", "user_id"),
+        errors=(400,),
+    )
 
 
 def _uploads(prefix: str, uploads: Uploads) -> list[Operation]:
@@ -268,101 +424,76 @@ def _uploads(prefix: str, uploads: Uploads) -> list[Operation]:
     ]
 
 
-ERRORS = {
-    400: "Not possible as it stands; `detail` says what to do",
-    401: "Nobody is signed in",
-    403: "Not allowed",
-    404: "Not found",
-    413: "Too large",
-    415: "Not of a type that is taken here",
-    422: "The body has a wrong form",
-    429: "Too many",
-    501: "This installation has no database",
-    503: "A server, the model or the storage does not answer",
-    504: "The model did not answer in time",
-}
+def _apps(prefix: str, apps: Apps) -> list[Operation]:
+    def of(method: str, path: str, endpoint: Endpoint, summary: str, **more: Any) -> Operation:
+        errors = (*more.pop("errors", ()), 400)
+        return Operation(
+            method=method,
+            path=f"{prefix}/apps{path}",
+            endpoint=endpoint,
+            summary=summary,
+            errors=errors,
+            **more,
+        )
 
-
-def document(listed: Sequence[Operation], *, version: str) -> dict[str, Any]:
-    """Return the OpenAPI document."""
-    bodies = {operation.body for operation in listed if operation.body}
-    refs, definitions = models_json_schema(
-        [(body, "validation") for body in sorted(bodies, key=lambda body: body.__name__)],
-        ref_template="#/components/schemas/{model}",
-    )
-    paths: dict[str, dict[str, Any]] = {}
-    for operation in listed:
-        schema = refs[operation.body, "validation"] if operation.body else None
-        path = re.sub(r":\w+}", "}", operation.path)
-        paths.setdefault(path, {})[operation.method.lower()] = _described(operation, schema)
-    error = {
-        "type": "object",
-        "properties": {"detail": {"type": "string"}, "code": {"type": "string"}},
-        "required": ["detail", "code"],
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "mcp-chat", "version": version, "license": {"name": "Apache-2.0"}},
-        "paths": paths,
-        "components": {
-            "schemas": {**definitions.get("$defs", {}), "Error": error},
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-        },
-    }
-
-
-def _described(operation: Operation, schema: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "operationId": f"{operation.method.lower()}{re.sub(r'[^a-z0-9]+', '_', operation.path)}".strip("_"),
-        "summary": operation.summary,
-        "security": [] if operation.public else [{"bearer": []}],
-        "parameters": _parameters(operation),
-        "responses": {
-            str(operation.status): {"description": "Done", "content": _content(operation.answers)},
-            **{str(code): _error(code) for code in sorted(_codes(operation))},
-        },
-    }
-    content = {JSON: {"schema": schema}} if schema else _content(operation.raw)
-    if content:
-        described["requestBody"] = {"required": True, "content": content}
-    return described
-
-
-def _codes(operation: Operation) -> set[int]:
-    """Return the status codes of what can go wrong."""
-    codes = {*operation.errors, *(() if operation.public else (401, 403, 503))}
-    if operation.body or operation.raw:
-        codes |= {400, 413, 415, *(() if operation.public else (429,))}
-    if operation.body:
-        codes |= {422}
-    return codes
-
-
-def _content(kinds: Sequence[str]) -> dict[str, Any]:
-    schemas = {JSON: {"type": "object"}, EVENTS: EVENT}
-    return {kind: {"schema": schemas.get(kind, {"type": "string"})} for kind in kinds}
-
-
-def _error(code: int) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Error"}
-    return {"description": ERRORS[code], "content": {"application/json": {"schema": schema}}}
-
-
-def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    text = {"type": "string"}
-    placed = [
-        {"name": name, "in": "path", "required": True, "schema": text}
-        for name in re.findall(r"{(\w+)", operation.path)
+    return [
+        of(
+            "GET",
+            "/view",
+            apps.view,
+            "The app of a tool",
+            errors=(404, 409, 413, 422, 429),
+            query=("tool", "user_id"),
+        ),
+        of("POST", "/calls", apps.call, "Call a tool for an app", body=AppCallBody, errors=(404,)),
+        of(
+            "POST",
+            "/resources",
+            apps.read,
+            "Read a resource for an app",
+            body=AppResourceBody,
+            errors=(404, 409),
+        ),
     ]
-    placed += [{"name": name, "in": "query", "schema": text} for name in operation.query]
-    return placed + [{"name": name, "in": "header", "schema": text} for name in operation.headers]
 
 
-def openapi_route(listed: Sequence[Operation], *, version: str) -> Route:
-    """Return the route of the document, which is made once."""
-    made = document(listed, version=version)
+def _offers(prefix: str, offers: Offers) -> list[Operation]:
+    one = f"{prefix}/servers/{{alias}}"
 
-    async def openapi(_request: Request) -> Response:
-        return JSONResponse(made)
+    def get(path: str, endpoint: Endpoint, summary: str) -> Operation:
+        return Operation(
+            method="GET",
+            path=f"{one}/{path}",
+            endpoint=endpoint,
+            summary=summary,
+            errors=(400, 404, 409, 429),
+            query=("user_id",),
+        )
 
-    return Route("/openapi.json", openapi)
+    def post(path: str, endpoint: Endpoint, summary: str, body: type[Body], *errors: int) -> Operation:
+        return Operation(
+            method="POST",
+            path=f"{one}/{path}",
+            endpoint=endpoint,
+            summary=summary,
+            body=body,
+            errors=(404, 409, *errors),
+        )
+
+    return [
+        get("prompts", offers.prompts, "A server's prompts"),
+        post("prompts/get", offers.prompt, "What a prompt says", PromptOfBody, 501),
+        post("complete", offers.complete, "How an argument could go on", CompleteBody),
+        get("resources", offers.resources, "A server's resources"),
+        get("resource-templates", offers.templates, "A server's templates of resources"),
+        post("resources/read", offers.read, "What is in a resource", UriBody, 501),
+        post("resources/subscriptions", offers.subscribe, "Tell when a resource changes", UriBody),
+        Operation(
+            method="DELETE",
+            path=f"{one}/resources/subscriptions",
+            endpoint=offers.unsubscribe,
+            summary="Tell it no more",
+            errors=(400, 404, 409, 429),
+            query=("uri", "user_id"),
+        ),
+    ]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
@@ -17,6 +19,7 @@ from mcp_chat.api.bodies import (
     NewSessionBody,
     OwnBody,
     SessionBody,
+    SettingsBody,
     UnsupportedBody,
     media_type,
     patience_for,
@@ -38,22 +41,30 @@ from mcp_chat.api.pages import (
     recency_in,
     recency_of,
 )
-from mcp_chat.api.uploads import archive_of, clean_name, disposition
+from mcp_chat.api.said import said_with
+from mcp_chat.api.uploads import archive_of, disposition
+from mcp_chat.branch import MOST_BRANCHES, Side
 from mcp_chat.commands import DeleteSession
 from mcp_chat.configs import UserConfigs
-from mcp_chat.context import Budget, may_be_cut, shorter, shown
+from mcp_chat.context import Budget, may_be_cut, prompted, shorter, shown
 from mcp_chat.events import Failed, SessionDeleted
 from mcp_chat.exceptions import InvalidRequest, NotFound, TooLarge, TooManySessions
 from mcp_chat.identity import Principal
-from mcp_chat.message import ID, MESSAGE, Message, Part, Usage, new_id, now, title
-from mcp_chat.record import Record
+from mcp_chat.kinds import clean_name
+from mcp_chat.manner import KEYS, MODEL, manner_of, settings_in
+from mcp_chat.message import ID, MESSAGE, Message, Part, Usage, new_id, now, public, title
+from mcp_chat.plugins.base import NONE, Plugins
+from mcp_chat.plugins.exports import exported
+from mcp_chat.record import Record, pinned_in
 from mcp_chat.session import Session
+from mcp_chat.spent import told
 from mcp_chat.stores.base import Addition, Archive, Found, Kept, Recency
 from mcp_chat.stores.words import words
 from mcp_chat.transfer import filename, markdown
 
 if TYPE_CHECKING:
     from mcp_chat.dispatch import Dispatch  # the command line imports this module, and needs no agent
+    from mcp_chat.providers import Providers
 
 MAX_IMPORTED = 100_000
 """Messages of an import: more would keep a worker busy for a minute."""
@@ -63,6 +74,7 @@ LONGEST_FOUND = 4000
 LARGEST = 2**53
 """The largest number that a column and every reader of JSON takes."""
 MISSING = "This conversation does not exist."
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Own = TypeVar("Own", bound=OwnBody)
 
@@ -76,7 +88,10 @@ class Sessions:
         max_body: Bytes of a body.
         max_import: Bytes of a conversation that is brought along.
         max_sessions: Conversations of a user.
+        providers: Knows the models that can be chosen.
+        system_prompt: What models are told first in conversations that say nothing else.
         bulk: Lets few conversations of one user come and go at a time.
+        plugins: May change or block what is exported.
     """
 
     identity: Identity
@@ -89,10 +104,13 @@ class Sessions:
     max_import: int
     max_sessions: int
     bulk: Bulk
+    providers: Providers
+    system_prompt: str
+    plugins: Plugins = NONE
 
     async def list(self, request: Request) -> Response:
         """List conversations, the one used last first."""
-        user, archive = await self._user(request)
+        user, archive = await self.user(request)
         limit = count_of(request, default=50, most=200)
         before, after = directions(request, recency_in)
 
@@ -100,8 +118,8 @@ class Sessions:
             return (await archive.sessions(user.key, limit=limit, before=before, after=after))[::-1]
 
         page = await page_of(fetch, recency_of, limit=limit, before=before, after=after)
-        connected = await self._connected(user)
-        listed = [_shown(session, connected) for session in page.items[::-1]]
+        connected, running = await self._connected(user), await self._running(user)
+        listed = [_shown(session, connected, running) for session in page.items[::-1]]
         return JSONResponse({"sessions": listed, **page.cursors(), "count": len(listed)})
 
     async def new(self, request: Request) -> Response:
@@ -109,13 +127,15 @@ class Sessions:
         user, body, archive = await self._read(request, NewSessionBody)
         config = await self.configs.get(user.key)
         session = Session.new(config.backend if config else "", name=body.name)
-        session = replace(session, context=body.context)
+        settings = {key: value for key, value in (await self._settings(body)).items() if value is not None}
+        session = replace(session, context={**body.context, **settings})
+        _check_context(session.context)
         await archive.import_session(user.key, session, most=self.max_sessions)
         return JSONResponse(_shown(session, None), 201)
 
     async def bring(self, request: Request) -> Response:
         """Make a new conversation of an exported one."""
-        user, archive = await self._user(request)
+        user, archive = await self.user(request)
         if media_type(request) != "application/json":
             raise UnsupportedBody
         with self.bulk.place(user.key):
@@ -126,15 +146,15 @@ class Sessions:
 
     async def get(self, request: Request) -> Response:
         """Show a conversation without its messages."""
-        user, archive = await self._user(request)
-        session = await self._session(archive, user, request)
-        return JSONResponse(_shown(session, await self._connected(user)))
+        user, archive = await self.user(request)
+        session = await self.session(archive, user, request)
+        return JSONResponse(_shown(session, await self._connected(user), await self._running(user)))
 
     async def change(self, request: Request) -> Response:
         """Set the name, keys of the context, or the pinned messages."""
         user, body, archive = await self._read(request, SessionBody)
-        session = await self._session(archive, user, request)
-        changes = dict(body.context or {})
+        session = await self.session(archive, user, request)
+        changes = {**(body.context or {}), **await self._settings(body)}
         if body.pinned is not None:
             changes["pinned"] = await _pins(archive, user, session, body.pinned)
         if any(value is not None for value in changes.values()):  # a name, or less of it, always fits
@@ -146,12 +166,24 @@ class Sessions:
         changed = await archive.change_session(user.key, session.id, name=body.name, context=changes)
         if changed is None:
             raise NotFound(MISSING)
-        return JSONResponse(_shown(changed, await self._connected(user)))
+        return JSONResponse(_shown(changed, await self._connected(user), await self._running(user)))
+
+    async def _settings(self, body: SettingsBody) -> dict[str, Any]:
+        """Return the settings that a body names, as a context has them.
+
+        Raises:
+            InvalidRequest: There is no such model.
+        """
+        named = {key: getattr(body, key) for key in KEYS if key in body.model_fields_set}
+        if model := named.get(MODEL):
+            chosen = await self.providers.choose(model)
+            named[MODEL] = f"{chosen.provider}:{chosen.model}"
+        return named
 
     async def delete(self, request: Request) -> Response:
         """Delete a conversation; what runs in it is stopped by its owner."""
-        user, archive = await self._user(request)
-        session = await self._session(archive, user, request)
+        user, archive = await self.user(request)
+        session = await self.session(archive, user, request)
         outcome = await self.dispatch.outcome(user.key, DeleteSession(session_id=session.id))
         if isinstance(outcome, Failed):
             return of_failed(outcome)
@@ -161,8 +193,8 @@ class Sessions:
 
     async def messages(self, request: Request) -> Response:
         """Show a page of what was said, in order; without a cursor the last one."""
-        user, archive = await self._user(request)
-        session = await self._session(archive, user, request)
+        user, archive = await self.user(request)
+        session = await self.session(archive, user, request)
         limit = count_of(request, default=50, most=200)
         before, after = directions(request, place_in)
 
@@ -170,14 +202,16 @@ class Sessions:
             return await archive.page(user.key, session.id, limit=limit, before=before, after=after)
 
         page = await page_of(fetch, place_of, limit=limit, before=before, after=after)
-        said = [_said(kept.message) for kept in page.items]
+        branches = await self.record.branches(user.key, session.id)
+        messages = [kept.message for kept in page.items]
+        said = said_with(branches, messages, await self.record.failures(user.key, messages))
         return JSONResponse({"messages": said, **page.cursors(), "count": len(said)})
 
     async def context(self, request: Request) -> Response:
         """Show what of a conversation the model would see now."""
-        user, archive = await self._user(request)
-        known = await self._session(archive, user, request)
-        session = await self.record.session(user.key, known.id) or known
+        user, archive = await self.user(request)
+        known = await self.session(archive, user, request)
+        session = prompted(await self.record.session(user.key, known.id) or known, self.system_prompt)
         context = shown(session, self.budget, cut=may_be_cut(session, self.budget))
         said = await archive.count(user.key, session.id)
         budget = {
@@ -199,15 +233,22 @@ class Sessions:
 
     async def export(self, request: Request) -> Response:
         """Give a whole conversation away as a file."""
-        user, archive = await self._user(request)
+        user, archive = await self.user(request)
         form = request.query_params.get("format", "json")
         if form not in FORMS:
             raise InvalidRequest(f"format must be one of: {', '.join(FORMS)}.")
-        known = await self._session(archive, user, request)
+        known = await self.session(archive, user, request)
         with ExitStack() as held:
             held.enter_context(self.bulk.place(user.key))
-            session = replace(known, messages=tuple(await self.record.all_messages(user.key, known.id)))
+            said = await self.record.all_messages(user.key, known.id)
+            sides = await self.record.sides(user.key, known.id)
+            session = replace(
+                known,
+                messages=tuple(map(public, said)),
+                branches=tuple(replace(side, messages=tuple(map(public, side.messages))) for side in sides),
+            )
             written = await anyio.to_thread.run_sync(FORMS[form].write, session)
+            written = await exported(self.plugins, user, known.id, form, written)
             headers = {
                 "content-disposition": disposition("attachment", filename(session, FORMS[form].extension)),
                 "x-content-type-options": "nosniff",
@@ -217,7 +258,7 @@ class Sessions:
 
     async def search(self, request: Request) -> Response:
         """Find messages in which each word begins a word, the newest first."""
-        user, archive = await self._user(request)
+        user, archive = await self.user(request)
         query = request.query_params.get("q", "")[:LONGEST_QUERY]
         if not words(query):
             raise InvalidRequest("q must have a word to search for.")
@@ -229,9 +270,14 @@ class Sessions:
         following = cursor(found[limit - 1].place) if more else None
         return JSONResponse({"results": results, "before": following, "count": len(results)})
 
-    async def _user(self, request: Request) -> tuple[Principal, Archive]:
-        user = await require_user(request, self.identity, request.query_params.get("user_id"))
-        return user, archive_of(self.archive)
+    async def user(self, request: Request, named: str | None = None) -> tuple[Principal, Archive]:
+        """Return who asks, and where their conversations are.
+
+        Args:
+            named: The user that a body names.
+        """
+        named = named or request.query_params.get("user_id")
+        return await require_user(request, self.identity, named), archive_of(self.archive)
 
     async def _read(self, request: Request, form: type[Own]) -> tuple[Principal, Own, Archive]:
         """Return who asks and what; nobody's body is not read."""
@@ -239,8 +285,13 @@ class Sessions:
         body = await read_body(request, form, limit=self.max_body)
         return await require_user(request, self.identity, body.user_id), body, archive_of(self.archive)
 
-    async def _session(self, archive: Archive, user: Principal, request: Request) -> Session:
-        session_id = _session_id(request)
+    async def session(self, archive: Archive, user: Principal, request: Request) -> Session:
+        """Return the conversation that a path names, without its messages.
+
+        Raises:
+            NotFound: It is none of the user's.
+        """
+        session_id = id_in(request, "session_id", MISSING)
         session = await archive.session(user.key, session_id) or await self._unbegun(user, session_id)
         if session is None:
             raise NotFound(MISSING)
@@ -256,6 +307,11 @@ class Sessions:
     async def _connected(self, user: Principal) -> str | None:
         config = await self.configs.get(user.key)
         return config.session_id if config else None
+
+    async def _running(self, user: Principal) -> dict[str, str]:
+        """Return the turns that run: the first that has not ended of each conversation."""
+        turns = await self.dispatch.open_turns(user.key)
+        return {turn.session_id: turn.id for turn in reversed(turns) if turn.session_id}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +336,7 @@ def _brought(text: bytes) -> Session:
         InvalidRequest: It is none, or too large.
     """
     session = Session.from_json(text)
-    if len(session.messages) > MAX_IMPORTED:
+    if len(session.messages) + sum(len(side.messages) for side in session.branches) > MAX_IMPORTED:
         raise TooLarge(
             f"This conversation has more than {MAX_IMPORTED:,} messages. "
             "The operator can import it with `mcp-chat sessions import`."
@@ -294,7 +350,10 @@ def adopted(session: Session) -> Session:
     Raises:
         InvalidRequest: Its context is too large.
     """
-    messages = tuple(_adopted(message) for message in session.messages)
+    if len(session.branches) > MOST_BRANCHES:
+        raise InvalidRequest(f"A conversation has up to {MOST_BRANCHES} branches.")
+    ids = _ids_for(session)
+    messages = tuple(_adopted(message, ids) for message in session.messages)
     context = _adopted_context(session.context, {message.id for message in messages})
     _check_context(context)
     return replace(
@@ -303,27 +362,48 @@ def adopted(session: Session) -> Session:
         name=_line(session.name) or title(messages[0].content if messages else "") or "Imported",
         llm_backend=_line(session.llm_backend),
         messages=messages,
+        branches=tuple(_adopted_side(side, ids) for side in session.branches if side.messages),
         context=context,
         created_at=_past(session.created_at),
         updated_at=_past(session.updated_at),
-        token_usage=Usage(
-            input_tokens=_counted(session.token_usage.input_tokens),
-            output_tokens=_counted(session.token_usage.output_tokens),
-        ),
+        token_usage=_adopted_usage(session.token_usage),
+    )
+
+
+def _adopted_usage(usage: Usage) -> Usage:
+    return replace(
+        usage,
+        input_tokens=_counted(usage.input_tokens),
+        output_tokens=_counted(usage.output_tokens),
+        cached_tokens=_counted(usage.cached_tokens),
+        reasoning_tokens=_counted(usage.reasoning_tokens),
+        cost_nanos=_counted(usage.cost_nanos),
     )
 
 
 def _adopted_context(context: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     """Only messages that are known stay pinned; a summary names places of another database."""
-    adopted = {key: value for key, value in context.items() if key not in ("pinned", "summary")}
+    own = ("pinned", "summary", *KEYS)
+    adopted = {key: value for key, value in context.items() if key not in own} | settings_in(context)
     if isinstance(pinned := context.get("pinned"), list):
         adopted["pinned"] = [id_ for id_ in pinned if isinstance(id_, str) and id_ in known]
     return adopted
 
 
-def _adopted(message: Message) -> Message:
-    id_ = message.id if re.fullmatch(ID, message.id) else new_id()
-    return replace(message, id=id_, parts=tuple(_adopted_part(part) for part in message.parts))
+def _ids_for(session: Session) -> dict[str, str]:
+    """The ids that messages get which cannot keep theirs."""
+    said = chain(session.messages, *(side.messages for side in session.branches))
+    return {message.id: new_id() for message in said if not re.fullmatch(ID, message.id)}
+
+
+def _adopted_side(side: Side, ids: Mapping[str, str]) -> Side:
+    messages = tuple(_adopted(message, ids) for message in side.messages)
+    return Side(fork=ids.get(side.fork, side.fork), messages=messages)
+
+
+def _adopted(message: Message, ids: Mapping[str, str]) -> Message:
+    id_ = ids.get(message.id, message.id)
+    return replace(public(message), id=id_, parts=tuple(_adopted_part(part) for part in message.parts))
 
 
 def _adopted_part(part: Part) -> Part:
@@ -348,6 +428,7 @@ def _counted(count: int) -> int:
 async def _pins(archive: Archive, user: Principal, session: Session, ids: Sequence[str]) -> Sequence[str]:
     pinned = list(dict.fromkeys(ids))
     known = {message.id for message in await archive.pick(user.key, session.id, pinned)}
+    known |= set(pinned_in(session))  # it may be in another branch
     for pin in pinned:
         if pin not in known:
             raise InvalidRequest(f"The message {pin} is not in this conversation.")
@@ -361,41 +442,49 @@ def _check_context(context: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"This is not possible: {error}.") from None
 
 
-def _session_id(request: Request) -> str:
-    session_id: str = request.path_params["session_id"]
-    if not re.fullmatch(ID, session_id):
-        raise NotFound(MISSING)
-    return session_id
+def id_in(request: Request, name: str, missing: str) -> str:
+    """Return an id of a path.
+
+    Raises:
+        NotFound: It cannot be one.
+    """
+    found: str = request.path_params[name]
+    if not re.fullmatch(ID, found):
+        raise NotFound(missing)
+    return found
 
 
 # What is answered
 
 
-def _shown(session: Session, connected: str | None) -> dict[str, Any]:
-    usage = session.token_usage
+def _shown(session: Session, connected: str | None, running: Mapping[str, str] = NOTHING) -> dict[str, Any]:
+    usage, manner = session.token_usage, manner_of(session.context)
     return {
         "session_id": session.id,
         "name": session.name,
         "llm_backend": session.llm_backend,
-        "created_at": _time(session.created_at),
-        "updated_at": _time(session.updated_at),
-        "context": dict(session.context),
+        "created_at": time_of(session.created_at),
+        "updated_at": time_of(session.updated_at),
+        "context": {key: value for key, value in session.context.items() if key not in KEYS},
+        "system_prompt": manner.system_prompt,
+        "temperature": manner.temperature,
+        "model": manner.model or None,
         "token_usage": {
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
+            **told(usage),
             "total_tokens": usage.input_tokens + usage.output_tokens,
         },
         "connected": session.id == connected,
+        "running": running.get(session.id),
     }
 
 
-def _time(moment: datetime) -> str:
+def time_of(moment: datetime) -> str:
     """The form in which messages have their times."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _said(message: Message) -> Any:
-    return MESSAGE.dump_python(message, mode="json")
+    return MESSAGE.dump_python(public(message), mode="json")
 
 
 def _found(found: Found) -> dict[str, Any]:
@@ -404,4 +493,5 @@ def _found(found: Found) -> dict[str, Any]:
         "session_name": found.session_name,
         "message": _said(replace(found.message, content=shorter(found.message.content, LONGEST_FOUND))),
         "excerpt": found.excerpt,
+        "branch": found.message.id if found.hidden else None,
     }

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -16,51 +14,12 @@ from mcp_chat.api.bodies import UnsupportedBody, media_type, patience_for, read_
 from mcp_chat.api.bulk import Bulk
 from mcp_chat.api.identity import Identity, require_user
 from mcp_chat.exceptions import InvalidRequest, NoArchive, NotFound, TooLarge
+from mcp_chat.kinds import KINDS, clean_name
 from mcp_chat.message import ID, Part
 from mcp_chat.stores.base import Archive
 from mcp_chat.upload import Upload
 
-MAX_NAME = 128
 MISSING = "This file does not exist."
-
-Check = Callable[[bytes], bool]
-
-
-def _begins(*beginnings: bytes) -> Check:
-    return lambda content: content.startswith(beginnings)
-
-
-def _is_webp(content: bytes) -> bool:
-    return content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-
-
-def _is_text(content: bytes) -> bool:
-    try:
-        return "\0" not in content.decode()
-    except UnicodeDecodeError:
-        return False
-
-
-def _is_json(content: bytes) -> bool:
-    try:
-        orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return False
-    return _is_text(content)
-
-
-KINDS: dict[str, tuple[str, Check]] = {
-    "image/png": ("image.png", _begins(b"\x89PNG\r\n\x1a\n")),
-    "image/jpeg": ("image.jpg", _begins(b"\xff\xd8\xff")),
-    "image/gif": ("image.gif", _begins(b"GIF87a", b"GIF89a")),
-    "image/webp": ("image.webp", _is_webp),
-    "application/pdf": ("document.pdf", _begins(b"%PDF-")),
-    "text/plain": ("text.txt", _is_text),
-    "text/markdown": ("text.md", _is_text),
-    "text/csv": ("table.csv", _is_text),
-    "application/json": ("data.json", _is_json),
-}
-"""What can be sent: each type with the name of a file that has none, and what its contents must be."""
 
 PRIVATE = {
     "x-content-type-options": "nosniff",
@@ -158,16 +117,6 @@ async def parts_of(archive: Archive | None, user: str, ids: Sequence[str]) -> tu
         if upload_id not in known:
             raise InvalidRequest(f"The attachment {upload_id} does not exist. Upload it again.")
     return tuple(known[upload_id] for upload_id in dict.fromkeys(ids))
-
-
-def clean_name(name: str) -> str:
-    """Return the last part of a path without signs that cannot be seen; empty if nothing is left.
-
-    Of a name that is too long the end is kept: it says what kind of file it is.
-    """
-    base = re.split(r"[/\\]", name)[-1]
-    seen = "".join(sign for sign in base if unicodedata.category(sign)[0] != "C")
-    return " ".join(seen.split()).strip(". ")[-MAX_NAME:].strip(". ")
 
 
 def disposition(kind: str, name: str) -> str:

@@ -23,6 +23,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from mcp_chat.demo.words import FILLER, WEAK, spell_out, words
+
 SHORT_RESULT: Final = 120
 LONG_RESULT: Final = 2_000
 QUOTE: Final = 200
@@ -70,10 +72,12 @@ class Parameter:
 
     @property
     def is_number(self) -> bool:
+        """Whether it takes a number."""
         return self.type in ("number", "integer")
 
     @property
     def is_zone(self) -> bool:
+        """Whether it takes a time zone."""
         return re.search(r"time_?zone|(^|_)tz$", self.name, re.IGNORECASE) is not None
 
     def example(self, number: int) -> str:
@@ -96,6 +100,7 @@ class Tool:
 
     @classmethod
     def from_openai(cls, form: Mapping[str, Any]) -> Tool:
+        """Read a tool as OpenAI's chat completions describe it."""
         function = form["function"]
         schema = function.get("parameters") or {}
         required = schema.get("required", ())
@@ -119,6 +124,7 @@ class Tool:
         return frozenset(word.stem for word in words(self.short_name)) - WEAK
 
     def missing(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Return the names of required parameters that have no argument."""
         return [p.name for p in self.parameters if p.required and p.name not in arguments]
 
     def usage(self) -> str:
@@ -166,7 +172,7 @@ def use_best_tool(text: str, tools: Sequence[Tool]) -> Reply | None:
     name named, then is named earlier: "add 2 and 3" adds numbers, "add milk to my list" adds to a list.
     """
     starts: dict[str, int] = {}
-    for word in words(_spell_out(text[:HEAD])):
+    for word in words(spell_out(text[:HEAD])):
         for meaning in word.meanings:
             starts.setdefault(meaning, word.start)
     best: tuple[tuple[float, ...], Tool, dict[str, Any]] | None = None
@@ -383,109 +389,17 @@ def _json(text: str) -> Any:
         return None
 
 
-# Words
+# What words hold
 
 NUMBER: Final = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?(?!\w)")
 QUOTED: Final = re.compile(r"\"([^\"]{1,1000})\"|“([^”]{1,1000})”|(?<!\w)'([^']{1,1000})'(?!\w)")
-WORD: Final = re.compile(
-    r"(?i:(?<![^\W_])to[-_ ]dos?(?![^\W_]))|[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+"
-)
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word, where it stands, and what it may mean."""
-
-    text: str
-    start: int
-    end: int
-
-    @cached_property
-    def stem(self) -> str:
-        return stem(self.text)
-
-    @cached_property
-    def meanings(self) -> frozenset[str]:
-        return SYNONYMS.get(self.stem, frozenset()) | {self.stem}
-
-
-def words(text: str) -> list[Word]:
-    """The words of a text, or of a name in snake_case, kebab-case or camelCase."""
-    return [Word(match[0], match.start(), match.end()) for match in WORD.finditer(text)]
-
-
-def stem(word: str) -> str:
-    """Enough for "adds", "added" and "adding" to be "add"."""
-    word = re.sub(r"[-_ ]", "", word.casefold())
-    for ending in ("ing", "ed", "es", "s", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word.removesuffix(ending)
-            break
-    return word[:-1] + "i" if word.endswith("y") else word
-
-
-def _stems(text: str) -> frozenset[str]:
-    return frozenset(stem(word) for word in text.split())
-
-
-ARTICLES: Final = _stems("a an the to my me our us for please of that this with in on into by new")
-FILLER: Final = ARTICLES | _stems("item entry list")
-WEAK: Final = ARTICLES | _stems(
-    "get set do is it be and or you i from at current always run call use make tool what"
-)
-SYNONYMS: Final[Mapping[str, frozenset[str]]] = {
-    stem(word): _stems(meanings)
-    for word, meanings in {
-        "plus": "add",
-        "sum": "add",
-        "put": "add",
-        "minus": "subtract",
-        "product": "multiply",
-        "clock": "time",
-        "date": "time",
-        "repeat": "echo",
-        "remember": "todo add",
-        "remind": "todo add",
-        "task": "todo",
-        "show": "list",
-        "finish": "done",
-        "complete": "done",
-        "tick": "done",
-        "empty": "clear",
-        "die": "dice",
-        "slowly": "slow",
-    }.items()
-}
-
-
-DIGITS: Final = {
-    word: str(number)
-    for number, word in enumerate(
-        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    )
-}
-
-
-def _spell_out(text: str) -> str:
-    """Numbers, signs and turns of phrase in the form that tools know: "two + 3" is "2 plus 3"."""
-    number = r"-?\d+(?:\.\d+)?"
-    text = re.sub(r"[a-z]+", lambda word: DIGITS.get(word[0].lower(), word[0]), text, flags=re.IGNORECASE)
-    for pattern, spelled in (
-        (rf"({number})\s*\+\s*(?={number})", r"\1 plus "),
-        (rf"({number})\s*(?:[*×]|\bx\b|\btimes\b)\s*(?={number})", r"\1 multiply "),
-        (rf"({number})\s*[/÷]\s*(?={number})", r"\1 divide "),
-        (rf"({number})\s+[-−]\s+(?={number})", r"\1 minus "),
-        (rf"\bsubtract\s+({number})\s+from\s+({number})", r"subtract \2 and \1"),
-    ):
-        text = re.sub(pattern, spelled, text, flags=re.IGNORECASE)
-    return text
 
 
 def find_arguments(tool: Tool, text: str) -> dict[str, Any]:
     """What a message in plain words holds for the parameters of a tool."""
     quoted = [next(filter(None, groups)) for groups in QUOTED.findall(text)]
     bare = QUOTED.sub(" ", text[:HEAD])
-    numbers = [_number(match) for match in NUMBER.findall(_spell_out(bare))]
+    numbers = [_number(match) for match in NUMBER.findall(spell_out(bare))]
     zones = find_zones(bare) if any(p.is_zone for p in tool.parameters) else []
     free = [phrase] if (phrase := free_text(tool, text)) else []
     arguments: dict[str, Any] = {}

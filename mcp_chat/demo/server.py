@@ -26,12 +26,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import anyio
 import uvicorn
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.elicitation import AcceptedElicitation
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import UNSUPPORTED_PROTOCOL_VERSION, ToolAnnotations, UnsupportedProtocolVersionErrorData
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from pydantic import Field
+from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 
 MAX_SESSIONS: Final = 1_000
@@ -200,6 +201,24 @@ async def slow_count(
     return f"Counted to {steps}."
 
 
+class Booking(BaseModel):
+    """What one is asked who wants a table."""
+
+    day: Annotated[str, Field(title="Day", json_schema_extra={"format": "date"})]
+    people: Annotated[int, Field(title="For how many", ge=1, le=12)] = 2
+    outside: Annotated[bool, Field(title="Outside")] = False
+
+
+async def book_table(ctx: Context) -> str:
+    """Ask when and for how many, as a server may in the middle of a call. Nothing is really booked."""
+    asked = await ctx.elicit("When do you want a table, and for how many?", Booking)
+    if not isinstance(asked, AcceptedElicitation):
+        return "No table was booked."
+    wanted = asked.data
+    place = "outside" if wanted.outside else "inside"
+    return f"A table for {wanted.people} {place} on {wanted.day}, or it would be if this were no demo."
+
+
 async def always_fails(reason: Reason = "This tool always fails.") -> str:
     """Fail, so that one can see how the chat shows it."""
     raise ToolError(reason)
@@ -230,6 +249,7 @@ TOOLS: Final[tuple[tuple[Callable[..., Awaitable[Any]], str, ToolAnnotations], .
     (todo_clear, "Empty the to-do list", REMOVES),
     (roll_dice, "Roll dice", VARIES),
     (slow_count, "Count slowly", READS),
+    (book_table, "Book a table", READS),
     (always_fails, "Always fail", READS),
 )
 
@@ -254,7 +274,7 @@ def build() -> MCPServer:
     server = MCPServer(
         "demo",
         title="mcp-chat demo",
-        instructions="Toys to try a chat with: arithmetic, time, a to-do list, a slow and a failing tool.",
+        instructions="Toys to try a chat with: arithmetic, time, a list, tools that ask, fail or are slow.",
         log_level="WARNING",
         middleware=[sessions_only],
     )

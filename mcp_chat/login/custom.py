@@ -84,7 +84,7 @@ def function_at(path: str) -> Prove:
     module, _, name = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:
+    except Exception as error:  # an import raises what it likes
         raise SettingsError(f"MCP_CHAT_AUTH={path} cannot be imported: {error}.") from error
     if not inspect.iscoroutinefunction(found):
         raise SettingsError(f"MCP_CHAT_AUTH={path} must be an async function of a connection.")

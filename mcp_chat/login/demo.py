@@ -53,16 +53,21 @@ class DemoIdentity:
             HOST_COOKIE if https else COOKIE,
             token,
             max_age=LIFETIME,
-            path="/",
+            path="/" if https else _base(connection),  # what begins with __Host- has the path /
             secure=https,
             httponly=True,
             samesite="strict",
         )
 
-    def sign_out(self, response: Response) -> None:
+    def sign_out(self, connection: HTTPConnection, response: Response) -> None:
         """Take both cookies back: a browser may have one of each scheme."""
-        for name, secure in ((COOKIE, False), (HOST_COOKIE, True)):
-            response.delete_cookie(name, path="/", secure=secure, httponly=True, samesite="strict")
+        for name, path, secure in ((COOKIE, _base(connection), False), (HOST_COOKIE, "/", True)):
+            response.delete_cookie(name, path=path, secure=secure, httponly=True, samesite="strict")
+
+
+def _base(connection: HTTPConnection) -> str:
+    """Return the path below which the chat was asked."""
+    return connection.scope.get("root_path") or "/"
 
 
 def _is_https(connection: HTTPConnection) -> bool:

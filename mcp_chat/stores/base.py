@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any, Protocol
 
 from mcp_chat.commands import Command
 from mcp_chat.deed import Deed
-from mcp_chat.events import Entry, Final
-from mcp_chat.message import Message, Part, Usage
+from mcp_chat.events import Entry, Failed, Final
+from mcp_chat.message import Message, Part
 from mcp_chat.session import Session
+from mcp_chat.spent import By, Spent, Sum
+from mcp_chat.stores.branching import Branching
+from mcp_chat.stores.documents import Documents
 from mcp_chat.upload import Upload
 
 START = "0-0"
@@ -200,7 +203,7 @@ class EventLog(Protocol):
         ...
 
 
-class Window(Protocol):
+class Window(Branching[str | None], Protocol):
     """The recent messages of a session, or nothing: a window may vanish at any time.
 
     The session None is the user's default one. A writer that gives no epoch is none of the owners, and is
@@ -315,23 +318,73 @@ class Bells(Protocol):
         ...
 
 
+class Usages(Protocol):
+    """What users have spent, each step once by its id, for as long as the operator wants to know."""
+
+    async def spend(self, user: str, steps: Sequence[Spent], *, epoch: int) -> None:
+        """Count steps.
+
+        Raises:
+            Fenced: A higher epoch owns the user.
+        """
+        ...
+
+    async def steps(self, user: str, run: str, *, since: date) -> list[Spent]:
+        """Return the steps of a turn that were counted since a day; their ids begin with its run."""
+        ...
+
+    async def sums(self, user: str, *, since: date, until: date, by: By) -> list[Sum]:
+        """Return what a user has spent from one day to another, both among them, by their keys."""
+        ...
+
+
 class Store(Protocol):
     """One backend: everything that is shared between workers and may be lost."""
 
     @property
-    def leases(self) -> Leases: ...
+    def leases(self) -> Leases:
+        """Who owns which user, and which workers live."""
+        ...
+
     @property
-    def inbox(self) -> Inbox: ...
+    def inbox(self) -> Inbox:
+        """What waits to be done for a user."""
+        ...
+
     @property
-    def log(self) -> EventLog: ...
+    def log(self) -> EventLog:
+        """What each user's streams tell."""
+        ...
+
     @property
-    def window(self) -> Window: ...
+    def window(self) -> Window:
+        """The latest messages of conversations."""
+        ...
+
     @property
-    def configs(self) -> Configs: ...
+    def configs(self) -> Configs:
+        """How each user is connected."""
+        ...
+
     @property
-    def rates(self) -> Rates: ...
+    def rates(self) -> Rates:
+        """How often a user has asked."""
+        ...
+
     @property
-    def bells(self) -> Bells: ...
+    def documents(self) -> Documents:
+        """Small things of one user, each under its name."""
+        ...
+
+    @property
+    def usages(self) -> Usages:
+        """What users have spent."""
+        ...
+
+    @property
+    def bells(self) -> Bells:
+        """How a worker hears that there is something to do."""
+        ...
 
     async def ping(self) -> None:
         """Return when the backend answers."""
@@ -348,13 +401,18 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A message that a search has found, the name of its session, and the words around what was found."""
+    """A message that a search has found, the name of its session, and the words around what was found.
+
+    Attributes:
+        hidden: Whether it is in a branch that is not shown.
+    """
 
     place: int
     session_id: str
     session_name: str
     message: Message
     excerpt: str
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,16 +429,18 @@ class Addition:
 
     Attributes:
         deeds: What was done along with the messages, for the trail.
-        usage: Tokens that the messages cost.
+        spent: What the messages have cost.
         backend: The model, for a session that is new.
         epoch: The owner's; None for a writer that is no owner.
+        ends: A command that ends with it, and how: both are in the record, or neither.
     """
 
     user: str
     session_id: str
     messages: tuple[Message, ...] = ()
     deeds: tuple[Deed, ...] = ()
-    usage: Usage = field(default_factory=Usage)
+    ends: tuple[str, Final] | None = None
+    spent: tuple[Spent, ...] = ()
     backend: str = ""
     epoch: int | None = None
 
@@ -438,6 +498,10 @@ class Ledger(Protocol):
         """Return a command."""
         ...
 
+    async def failures(self, user: str, runs: Sequence[str]) -> dict[str, Failed]:
+        """Return why turns failed, as far as they did, by what the ids of their messages begin with."""
+        ...
+
     async def open_commands(self, user: str) -> list[Command]:
         """Return the commands that have not ended, in the order in which they were accepted."""
         ...
@@ -463,7 +527,7 @@ class Ledger(Protocol):
         ...
 
 
-class Archive(Configs, Ledger, Protocol):
+class Archive(Configs, Ledger, Documents, Usages, Branching[str], Protocol):
     """The record: what must survive everything. Every write is committed when it returns."""
 
     async def epoch(self, user: str) -> int:
@@ -529,6 +593,10 @@ class Archive(Configs, Ledger, Protocol):
         """
         ...
 
+    async def holds(self, user: str, session_id: str, message_id: str) -> bool:
+        """Tell whether a message is in a session, in the line that is shown or in another branch."""
+        ...
+
     async def pick(self, user: str, session_id: str, ids: Sequence[str]) -> list[Message]:
         """Return the messages with these ids, in order."""
         ...
@@ -561,9 +629,9 @@ class Archive(Configs, Ledger, Protocol):
         ...
 
     async def keep_summary(
-        self, user: str, session_id: str, summary: Mapping[str, Any], usage: Usage, *, epoch: int
+        self, user: str, session_id: str, summary: Mapping[str, Any], spent: Spent, *, epoch: int
     ) -> bool:
-        """Set a session's summary and add what it cost.
+        """Set a session's summary and add what it cost, which counts in any case.
 
         Returns:
             False if there is no such session any more, or its context is sealed and does not open.
@@ -624,7 +692,7 @@ class Archive(Configs, Ledger, Protocol):
         ...
 
     async def tidy(self) -> None:
-        """Drop the files that no message has, a day after they were sent."""
+        """Drop the files that no message has, a day after they were sent, and what else has had its time."""
         ...
 
     async def ping(self) -> None:

@@ -26,17 +26,20 @@ from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, 
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.client import NEVER_DECODE
 from redis.exceptions import (
     ClusterDownError,
     NoPermissionError,
     RedisClusterException,
     RedisError,
+    ResponseError,
     SlotNotCoveredError,
 )
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as TimedOut
 
 from mcp_chat.exceptions import SettingsError, StoreUnavailable
+from mcp_chat.stores.line import Lines
 
 log = structlog.get_logger()
 
@@ -56,6 +59,8 @@ LOOK_SECONDS: Final = 2.0
 DECODED: Final = {"decode_responses": True, "protocol": 3, "legacy_responses": False}
 QUICK: Final = {"socket_connect_timeout": 0.5}
 """A node whose host is lost answers nothing at all: whoever waits for it misses a heartbeat."""
+UNDERSTOOD: Final = {NEVER_DECODE, "keys", "full"}
+"""Options of commands that a shared connection serves."""
 WHAT_TO_WRITE: Final = (
     "REDIS_URL must be a URL such as redis://host:6379/0, unix:///path, "
     "redis+cluster://host:6379,host2:6379 or redis+sentinel://host:26379,host2:26379/master/0."
@@ -110,6 +115,9 @@ async def execute_many(client: Client, commands: Sequence[RawCommand]) -> list[A
     """
     if isinstance(client, RedisCluster):
         return await asyncio.gather(*(client.execute_command(*c) for c in commands), return_exceptions=True)
+
+    if isinstance(client, Single):
+        return await client.execute_all(commands)
 
     async def attempt() -> list[Any]:
         with mended():
@@ -180,12 +188,66 @@ def _server(url: str) -> contextlib.AbstractAsyncContextManager[Redis]:
 
 
 class Single(Redis):
-    """The client of one server."""
+    """The client of one server: all commands share one connection; only pub/sub and pipelines have their own.
+
+    With `apart` set each command has a connection to itself, as redis-py's own client has it.
+    """
+
+    apart = False
+    _lines: Lines | None = None
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """Execute a command."""
-        with mended():
-            return await super().execute_command(*args, **kwargs)  # type: ignore[no-untyped-call]
+        """Execute a command; one whose connection was cut is sent again."""
+        if self.apart or not kwargs.keys() <= UNDERSTOOD:
+            with mended():
+                return await super().execute_command(*args, **kwargs)  # type: ignore[no-untyped-call]
+        kwargs.pop("keys", None)
+        raw = kwargs.pop(NEVER_DECODE, False)
+        found = await self._retry.call_with_retry(lambda: self._ask(args, raw), _pass)
+        callback = self.response_callbacks.get(args[0])
+        return callback(found, **kwargs) if callback else found
+
+    async def execute_all(self, commands: Sequence[RawCommand]) -> list[Any]:
+        """Execute commands in one go; an error stands in the place of its command's answer.
+
+        Raises:
+            RedisError: The server does not answer.
+        """
+        found = await asyncio.gather(*(self.execute_command(*c) for c in commands), return_exceptions=True)
+        for each in found:
+            if isinstance(each, BaseException) and not isinstance(each, ResponseError):
+                raise each
+        return found
+
+    async def _ask(self, command: RawCommand, raw: bool) -> Any:
+        line = await self.lines.line()
+        answer = line.ask(command, raw=raw)
+        await line.drain()
+        return await answer
+
+    @property
+    def _retry(self) -> Retry:
+        retry: Retry = self.connection_pool.connection_kwargs["retry"]
+        return retry
+
+    @property
+    def lines(self) -> Lines:
+        """The connection that they share."""
+        if self._lines is None:
+            pool = self.connection_pool
+            options = {**pool.connection_kwargs, "socket_timeout": None}
+            patience = pool.connection_kwargs.get("socket_timeout") or PATIENCE
+            connecting = options.setdefault("socket_connect_timeout", patience) or patience
+            self._lines = Lines(
+                lambda: pool.connection_class(**options), connecting=connecting + patience, patience=patience
+            )
+        return self._lines
+
+    async def aclose(self, *args: Any, **kwargs: Any) -> None:
+        """Close all connections."""
+        if self._lines:
+            await self._lines.aclose()
+        await super().aclose(*args, **kwargs)
 
 
 def _check_options(pool: ConnectionPool) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_chat.exceptions import SettingsError, StoreUnavailable
+from mcp_chat.stores.sqlite import BEGIN, BUSY_MS
 
 log = structlog.get_logger()
 
@@ -112,11 +113,14 @@ def newest_revision() -> str | None:
     return ScriptDirectory.from_config(_alembic("")).get_current_head()
 
 
-def prepare_sqlite(engine: Engine) -> None:
+def prepare_sqlite(engine: Engine, *, reading: bool = False) -> None:
     """Make SQLite fit for several processes: they wait for each other, and take write locks at the beginning.
 
     A transaction that first reads and then writes would otherwise fail at once when another process writes.
     The write-ahead log is the file's own since it was migrated.
+
+    Args:
+        reading: It has no transactions: each of its statements stands alone.
     """
 
     @event.listens_for(engine, "connect")
@@ -124,17 +128,20 @@ def prepare_sqlite(engine: Engine) -> None:
         try:
             connection.isolation_level = None
             cursor = connection.cursor()
-            for pragma in ("busy_timeout=5000", "synchronous=FULL", "foreign_keys=ON"):
+            for pragma in (f"busy_timeout={BUSY_MS}", "synchronous=FULL", "foreign_keys=ON"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
         except BaseException:
             connection.close()  # the pool forgets a connection that this function refuses, and leaves it open
             raise
 
+    if reading:
+        return
+
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql(BEGIN)
 
 
 async def drop_all(write: Write, table: Table, old: ColumnElement[bool]) -> int:

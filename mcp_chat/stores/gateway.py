@@ -16,7 +16,7 @@ import structlog
 from mcp_chat.identity import user_key
 from mcp_chat.message import Message, wellformed
 from mcp_chat.stores.client import Client, translated
-from mcp_chat.stores.redis import ASIDE
+from mcp_chat.stores.redis_window import ASIDE
 from mcp_chat.stores.scripts import Scripts
 
 log = structlog.get_logger()

@@ -22,8 +22,11 @@ from mcp_chat.stores.base import Accepted, Addition
 from mcp_chat.stores.cipher import Cipher
 from mcp_chat.stores.committer import Committer
 from mcp_chat.stores.database import drop_all
-from mcp_chat.stores.rows import accepted_of, command_row, outcome_text
+from mcp_chat.stores.rows import LOST, accepted_of, command_row, outcome_text
+from mcp_chat.stores.sql_documents import Keeping
+from mcp_chat.stores.sql_users import Draw, Setting
 from mcp_chat.stores.tables import chat_command
+from mcp_chat.stores.trail import Noting
 
 log = structlog.get_logger()
 
@@ -71,15 +74,17 @@ class Ending:
         return self.user, self.command_id
 
 
-Entry = Addition | Acceptance | Ending
+Entry = Addition | Acceptance | Ending | Draw | Setting | Noting | Keeping
 """What shares transactions."""
-Result = Accepted | None
-"""What comes of an entry: of an acceptance, what the record has."""
+Result = Accepted | int | None
+"""What comes of an entry: what the record has of a command, the epoch that is drawn, a document's version."""
 
 _of = chat_command.c
 _AS_RECORDED = select(
     _of.seq, _of.user_key, _of.id, _of.session_id, _of.run, _of.body, _of.outcome, _of.created_at
 )
+_ACCEPTED = _AS_RECORDED.where(_of.user_key == bindparam("who"), _of.id == bindparam("which"))
+_ALL_OPEN = _AS_RECORDED.where(_of.user_key == bindparam("who"), _of.outcome.is_(None)).order_by(_of.seq)
 _ONE_OPEN = update(chat_command).where(
     _of.user_key == bindparam("who"), _of.id == bindparam("which"), _of.outcome.is_(None)
 )
@@ -103,12 +108,15 @@ class SQLLedger(ABC):
     async def _read(self, statement: Any) -> Sequence[Any]: ...
 
     @abstractmethod
+    async def _find(self, statement: Any, **values: Any) -> Sequence[Any]: ...
+
+    @abstractmethod
     async def _hold(self, connection: AsyncConnection, user: str, epoch: int | None) -> None: ...
 
     async def accept(self, user: str, command: Command) -> Accepted:
         """Record a command unless its id is known, and return what the record has."""
         accepted = await self._committer.add(Acceptance(user=user, command=command))
-        assert accepted is not None
+        assert isinstance(accepted, Accepted)
         if accepted.command is None and accepted.outcome is None:
             raise KeyMissing
         return accepted
@@ -127,12 +135,19 @@ class SQLLedger(ABC):
         """Return a command."""
         if re.fullmatch(ID, command_id) is None:
             return None
-        rows = await self._read(_AS_RECORDED.where(_of.user_key == user, _of.id == command_id))
+        rows = await self._find(_ACCEPTED, who=user, which=command_id)
         return accepted_of(self._cipher, rows[0]) if rows else None
+
+    async def failures(self, user: str, runs: Sequence[str]) -> dict[str, Failed]:
+        """Return why turns failed, as far as they did, by what the ids of their messages begin with."""
+        ended = _of.user_key == user, _of.run.in_(runs), _of.outcome.is_not(None)
+        rows = await self._read(_AS_RECORDED.where(*ended))
+        found = ((row.run, accepted_of(self._cipher, row).outcome) for row in rows)
+        return {run: outcome for run, outcome in found if isinstance(outcome, Failed) and outcome is not LOST}
 
     async def open_commands(self, user: str) -> list[Command]:
         """Return the commands that have not ended, in order; those that nobody can ever read end here."""
-        rows = await self._read(_AS_RECORDED.where(*_open(user)).order_by(_of.seq))
+        rows = await self._find(_ALL_OPEN, who=user)
         found = [accepted_of(self._cipher, row) for row in rows]
         for each in found:
             if each.outcome is not None:
@@ -184,7 +199,7 @@ class SQLLedger(ABC):
         for portion in _portions(entries):
             acceptances = [each for each in portion if isinstance(each, Acceptance)]
             accepted = iter(await self._accept_all(connection, acceptances))
-            if ended := [self._ended(each) for each in portion if isinstance(each, Ending)]:
+            if ended := [self._ended(end) for each in portion if (end := _ending(each))]:
                 await connection.execute(_END, ended)
             results += [next(accepted) if isinstance(each, Acceptance) else None for each in portion]
         return results
@@ -258,13 +273,21 @@ def _open(user: str) -> tuple[Any, ...]:
     return _of.user_key == user, _of.outcome.is_(None)
 
 
+def _ending(entry: Entry) -> Ending | None:
+    """Return how an entry ends a command, if it does."""
+    if isinstance(entry, Addition) and entry.ends:
+        command_id, outcome = entry.ends
+        return Ending(user=entry.user, command_id=command_id, outcome=outcome, epoch=entry.epoch)
+    return entry if isinstance(entry, Ending) else None
+
+
 def _portions(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     """Cut in front of a command that comes again behind its end: a portion is accepted first, then ended."""
     begin = 0
     ended: set[Key] = set()
     for n, each in enumerate(entries):
-        if isinstance(each, Ending):
-            ended.add(each.key)
+        if end := _ending(each):
+            ended.add(end.key)
         elif isinstance(each, Acceptance) and each.key in ended:
             yield entries[begin:n]
             begin, ended = n, set()

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
 
+from mcp_chat.branch import MOST_SIDES, Branch, Side, Tree, in_order
 from mcp_chat.commands import Command
 from mcp_chat.events import Entry, order
 from mcp_chat.exceptions import Fenced, Forgotten
 from mcp_chat.message import Message
 from mcp_chat.stores.base import START, Lease, Waiting, log_bell
 from mcp_chat.stores.bells import LocalBells
+from mcp_chat.stores.documents import Document, check_room, life, size_of
+from mcp_chat.stores.usages import DAYS, MemoryUsages
 
 Clock = Callable[[], float]
 
@@ -209,6 +213,7 @@ class MemoryWindow:
         self._leases = leases
         self._max = max_messages
         self._messages: dict[tuple[str, str | None], deque[Message]] = {}
+        self._sides: dict[tuple[str, str | None], tuple[Side, ...]] = {}
 
     async def read(self, user: str, session_id: str | None) -> list[Message] | None:
         messages = self._messages.get((user, session_id))
@@ -248,6 +253,34 @@ class MemoryWindow:
             self._messages[user, session_id] = deque(messages, maxlen=self._max)
         else:
             self._messages.pop((user, session_id), None)
+        self._sides.pop((user, session_id), None)
+
+    # Branches
+
+    async def cut(
+        self, user: str, session_id: str | None, message_id: str, *, side: str, epoch: int | None
+    ) -> None:
+        self._leases.check(user, epoch)
+        self._grow(user, session_id, self._tree(user, session_id).cut(message_id, side))
+
+    async def switch(self, user: str, session_id: str | None, message_id: str, *, epoch: int | None) -> None:
+        self._leases.check(user, epoch)
+        self._grow(user, session_id, self._tree(user, session_id).switch(message_id))
+
+    async def branches(self, user: str, session_id: str | None) -> list[Branch]:
+        return self._tree(user, session_id).branches()
+
+    async def sides(self, user: str, session_id: str | None) -> list[Side]:
+        tree = self._tree(user, session_id)
+        return in_order(tree.sides, tree.line)
+
+    def _tree(self, user: str, session_id: str | None) -> Tree:
+        key = (user, session_id)
+        return Tree(line=tuple(self._messages.get(key, ())), sides=self._sides.get(key, ()))
+
+    def _grow(self, user: str, session_id: str | None, tree: Tree) -> None:
+        self._set(user, session_id, tree.line)
+        self._sides[user, session_id] = tree.sides[-MOST_SIDES:]
 
 
 class MemoryConfigs:
@@ -267,6 +300,89 @@ class MemoryConfigs:
     async def delete(self, user: str, *, epoch: int) -> None:
         self._leases.check(user, epoch)
         self._configs.pop(user, None)
+
+
+class Fence(Protocol):
+    """Knows the owners' epochs."""
+
+    def check(self, user: str, epoch: int | None) -> None:
+        """Raise `Fenced` if a higher epoch owns the user."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shelved:
+    """A document, its size and its end."""
+
+    document: Document
+    size: int
+    end: float
+
+
+class MemoryDocuments:
+    """A shelf for each kind of a user's.
+
+    Args:
+        fence: Refuses earlier owners.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, fence: Fence, clock: Clock) -> None:
+        self._leases = fence
+        self._clock = clock
+        self._shelves: dict[tuple[str, str], dict[str, Shelved]] = {}
+        self._last = 0
+
+    async def get_document(self, user: str, kind: str, name: str) -> Document | None:
+        found = self._shelves.get((user, kind), {}).get(name)
+        return found.document if found and found.end > self._clock() else None
+
+    async def list_documents(self, user: str, kind: str) -> list[Document]:
+        shelf = self._shelves.get((user, kind), {})
+        return [found for name in sorted(shelf) if (found := await self.get_document(user, kind, name))]
+
+    async def put_document(
+        self,
+        user: str,
+        kind: str,
+        name: str,
+        text: str,
+        *,
+        seconds: float,
+        version: int | None = None,
+        epoch: int | None = None,
+    ) -> int | None:
+        size = size_of(kind, name, text)
+        self._leases.check(user, epoch)
+        self._tidy((user, kind))
+        found = await self.get_document(user, kind, name)
+        if version is not None and version != (found.version if found else 0):
+            return None
+        shelf = self._shelves.setdefault((user, kind), {})
+        others = [each.size for other, each in shelf.items() if other != name]
+        check_room(len(others), sum(others), size)
+        self._last += 1  # of all documents: one that comes back is not taken for the one that was
+        document = Document(name=name, text=text, version=self._last)
+        shelf[name] = Shelved(document, size, self._clock() + life(seconds))
+        return self._last
+
+    async def drop_document(self, user: str, kind: str, name: str, *, version: int | None = None) -> bool:
+        found = await self.get_document(user, kind, name)
+        if found is None or version not in (None, found.version):
+            return False
+        del self._shelves[user, kind][name]
+        return True
+
+    def clear(self) -> None:
+        """Forget all documents; their versions do not come again."""
+        self._shelves.clear()
+
+    def _tidy(self, place: tuple[str, str]) -> None:
+        """Take what has had its time off a shelf, and off the two that were not looked at for the longest."""
+        for each in {place: None, **dict.fromkeys(islice(self._shelves, 2))}:
+            shelf = self._shelves.pop(each, {})
+            if left := {name: kept for name, kept in shelf.items() if kept.end > self._clock()}:
+                self._shelves[each] = left
 
 
 class MemoryRates:
@@ -303,11 +419,17 @@ class MemoryStore:
     Args:
         max_messages: Messages kept in a window.
         keep_events: Entries kept in a user's log.
+        usage_days: Days for which it is known what was spent; 0 for ever.
         clock: Seconds that never go back; tests pass their own.
     """
 
     def __init__(
-        self, *, max_messages: int = 50, keep_events: int = 20_000, clock: Clock = time.monotonic
+        self,
+        *,
+        max_messages: int = 50,
+        keep_events: int = 20_000,
+        usage_days: int = DAYS,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.leases = MemoryLeases(clock)
         self.bells = LocalBells()
@@ -316,6 +438,8 @@ class MemoryStore:
         self.window = MemoryWindow(self.leases, max_messages)
         self.configs = MemoryConfigs(self.leases)
         self.rates = MemoryRates(clock)
+        self.documents = MemoryDocuments(self.leases, clock)
+        self.usages = MemoryUsages(self.leases, usage_days)
 
     async def ping(self) -> None:
         """Memory always answers."""

@@ -6,6 +6,7 @@ Keys, with `u` the user's key in literal braces so that a user's keys share one 
     session:lock:{u}              string  token of who is claiming
     user:config:{u}               string  sealed configuration
     chat:history:{u}[:session]    list    recent messages
+    chat:sides:{u}[:session]      string  branches of it that are not shown, where there is no database
     chat:aside:{u}                list    values of a window that nobody can read
     chat:aside:{u}:key            any     a whole window of a wrong type
     chat:events:{u}               stream  events, ids <epoch>-<n>
@@ -13,6 +14,10 @@ Keys, with `u` the user's key in literal braces so that a user's keys share one 
     chat:inbox:{u}                stream  commands that have not ended
     chat:seen:{u}:<command>       string  the log's end when the command's id was first seen
     chat:bell:{u}                 channel rung for each append to the user's log, which is its note
+    chat:document:{u}:<kind>:<name>  string  a document, its version in front
+    chat:documents:{u}:<kind>     hash    what documents of a kind there are: end, size and last write of each
+    chat:version:{u}              string  the last version of any of the user's documents
+    chat:usage:{u}:<day>          hash    what was spent on a day, steps by their ids
     chat:rate:{u}                 string  how far the user's requests reach into the next minute
     worker:{w}                    string  heartbeat: 1, or full for a worker that takes no further turns
     worker:sessions:{w}           set     users that the worker has claimed
@@ -26,7 +31,6 @@ The scripts in `lua/` say what each does with its keys. Every key has a time to 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -40,131 +44,25 @@ from redis.exceptions import RedisError, ResponseError
 
 from mcp_chat.commands import COMMAND, Command, is_recorded
 from mcp_chat.events import EVENT, Entry
-from mcp_chat.exceptions import Fenced, Forgotten, KeyMissing, StoreUnavailable, Unreadable
-from mcp_chat.message import MESSAGE, Message
-from mcp_chat.stores.base import START, Lease, Waiting, log_bell
+from mcp_chat.exceptions import Fenced, Forgotten, Unreadable
+from mcp_chat.stores.base import START, Waiting, log_bell
 from mcp_chat.stores.cipher import PLAIN, Cipher
 from mcp_chat.stores.client import Client, execute_many, failed, open_client, translated
 from mcp_chat.stores.doorbells import RedisBells
+from mcp_chat.stores.redis_branches import owner_key
+from mcp_chat.stores.redis_documents import RedisDocuments
+from mcp_chat.stores.redis_leases import DAY, RedisLeases
+from mcp_chat.stores.redis_window import RedisWindow
 from mcp_chat.stores.scripts import Scripts
+from mcp_chat.stores.usages import DAYS, RedisUsages
 
 log = structlog.get_logger()
 
-DAY = 86_400
-ASIDE = 30 * DAY
 SHORTLY = 60
 """Seconds for which the id of a command that is in no record is known: less than any log lasts."""
 
-IN_INBOX, IN_LOG, IN_WINDOW = "inbox", "event", "window"
+IN_INBOX, IN_LOG = "inbox", "event"
 """The fields that texts are sealed for."""
-
-FORGOTTEN = 600
-"""Seconds for which it stays known whom a dead worker served: several take its users over."""
-
-
-def owner_key(user: str) -> str:
-    """The hash with a user's owner and epoch; each fenced script reads it."""
-    return f"active:session:{{{user}}}"
-
-
-def _users_key(worker: str) -> str:
-    return f"worker:sessions:{worker}"
-
-
-class RedisLeases:
-    """Leases, locks and heartbeats."""
-
-    def __init__(self, redis: Client, scripts: Scripts) -> None:
-        self._redis = redis
-        self._scripts = scripts
-
-    async def get(self, user: str) -> Lease | None:
-        with translated():
-            worker, epoch = await self._redis.hmget(owner_key(user), ["worker", "epoch"])
-        return None if epoch is None else Lease(user=user, worker=str(worker or ""), epoch=int(epoch))
-
-    async def claim(self, user: str, worker: str, *, floor: int, seen: Lease | None) -> Lease | None:
-        await self._note(worker, user)
-        args = (seen.epoch if seen else 0, worker, floor, DAY * 1000)
-        epoch = int(await self._scripts.run("claim", [owner_key(user)], args))
-        return Lease(user=user, worker=worker, epoch=epoch) if epoch else None
-
-    async def renew(self, lease: Lease, *, anew: bool = False) -> bool:
-        await self._note(lease.worker, lease.user)
-        args = (lease.worker, lease.epoch, DAY * 1000, "anew" if anew else "")
-        done = await self._scripts.run("renew", [owner_key(lease.user)], args)
-        if done == -1:
-            raise Forgotten
-        return bool(done)
-
-    async def _note(self, worker: str, user: str) -> None:
-        """Put a user into the worker's set, before the lease says so: there must be none that is missing."""
-        with translated():
-            await self._redis.sadd(_users_key(worker), user)
-            await self._redis.expire(_users_key(worker), DAY)
-
-    async def release(self, lease: Lease) -> None:
-        if not await self._scripts.run("release", [owner_key(lease.user)], [lease.epoch]):
-            return
-        with translated():
-            await self._redis.srem(_users_key(lease.worker), lease.user)
-
-    async def beat(self, worker: str, ttl: float, *, taking: bool = True, full: bool = False) -> None:
-        mark = self._redis.srem if taking else self._redis.sadd
-        with translated():  # side by side: on a slow network a beat is not to take longer than one command
-            await asyncio.gather(
-                self._redis.set(f"worker:{worker}", "full" if full else "1", px=int(ttl * 1000)),
-                mark("workers:leaving", worker),
-                self._redis.expire("workers:leaving", DAY),
-                self._scripts.run("beat", ["workers"], [worker, int(ttl * 1000), DAY]),
-            )
-
-    async def alive(self, worker: str) -> bool:
-        with translated():
-            return bool(worker) and bool(await self._redis.exists(f"worker:{worker}"))
-
-    async def full(self, worker: str) -> bool:
-        with translated():
-            return bool(await self._redis.get(f"worker:{worker}") == "full")
-
-    async def workers(self) -> list[str]:
-        alive = await self._scripts.run("workers", ["workers"], ["alive"])
-        with translated():
-            leaving = await self._redis.smembers("workers:leaving")
-        return [worker for worker in alive if worker not in leaving]
-
-    async def silent(self) -> list[str]:
-        return list(await self._scripts.run("workers", ["workers"], ["silent"]))
-
-    async def users(self, worker: str) -> list[str]:
-        with translated():
-            return sorted(map(str, await self._redis.smembers(_users_key(worker))))
-
-    async def expire(self, worker: str) -> bool:
-        with translated():
-            await self._redis.delete(f"worker:{worker}")
-            return bool(await self._redis.execute_command("ZADD", "workers", "XX", "CH", 0, worker))
-
-    async def forget(self, worker: str) -> None:
-        with translated():
-            await asyncio.gather(
-                self._redis.delete(f"worker:{worker}"),
-                self._redis.zrem("workers", worker),
-                self._redis.srem("workers:leaving", worker),
-                self._redis.expire(_users_key(worker), FORGOTTEN),
-            )
-
-    async def lock(self, user: str, token: str, ttl: float) -> bool:
-        with translated():
-            return bool(await self._redis.set(f"session:lock:{{{user}}}", token, nx=True, px=int(ttl * 1000)))
-
-    async def locked_by(self, user: str) -> str | None:
-        with translated():
-            token = await self._redis.get(f"session:lock:{{{user}}}")
-        return None if token is None else str(token)
-
-    async def unlock(self, user: str, token: str) -> None:
-        await self._scripts.run("unlock", [f"session:lock:{{{user}}}"], [token])
 
 
 def _inbox_key(user: str) -> str:
@@ -320,128 +218,6 @@ def _texts(found: Any) -> list[tuple[str, dict[str, str]]]:
     return list(found or ())
 
 
-class RedisWindow:
-    """Recent messages in a list. One with a message that is sealed and does not open stays as it is.
-
-    Args:
-        redis: A client with `decode_responses=True`.
-        max_messages: Messages that are kept.
-        ttl: Seconds until an unused window expires.
-        cipher: What messages go through.
-    """
-
-    def __init__(
-        self, redis: Client, scripts: Scripts, max_messages: int, ttl: int, cipher: Cipher = PLAIN
-    ) -> None:
-        self._redis = redis
-        self._scripts = scripts
-        self._cipher = cipher
-        self._max = max_messages
-        self._ttl = ttl
-
-    async def read(self, user: str, session_id: str | None) -> list[Message] | None:
-        key = _window_key(user, session_id)
-        try:  # as bytes: what is no UTF-8 must not hide the rest either
-            found = list(await self._redis.execute_command("LRANGE", key, 0, -1, NEVER_DECODE=True))
-        except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise failed(error) from error
-            await self._set_aside(user, key, [b""])
-            return None
-        except (RedisError, OSError) as error:
-            raise failed(error) from error
-        messages = {text: self._message(user, text) for text in found}  # before anything is changed
-        if bad := [text for text in found if messages[text] is None]:
-            await self._set_aside(user, key, bad)
-        return once([message for text in found if (message := messages[text])]) or None
-
-    async def append(
-        self,
-        user: str,
-        session_id: str | None,
-        messages: Sequence[Message],
-        *,
-        epoch: int | None,
-        create: bool,
-    ) -> None:
-        if create:  # there is nothing but the window: what nobody can open must not be pushed out of it
-            await self._check_last(user, _window_key(user, session_id))
-        await self._remember(user, session_id, messages, epoch, "create" if create else "append")
-
-    async def _check_last(self, user: str, key: str) -> None:
-        try:
-            last = await self._redis.execute_command("LINDEX", key, -1, NEVER_DECODE=True)
-        except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise failed(error) from error
-            return
-        except (RedisError, OSError) as error:
-            raise failed(error) from error
-        if last is not None:
-            self._message(user, last)
-
-    async def replace(
-        self, user: str, session_id: str | None, messages: Sequence[Message], *, epoch: int | None
-    ) -> None:
-        await self._remember(user, session_id, messages, epoch, "replace")
-
-    async def clear(self, user: str, session_id: str | None, *, epoch: int | None) -> None:
-        keys = [_window_key(user, session_id), owner_key(user)]
-        await self._scripts.run_fenced("forget", keys, [_epoch(epoch)])
-
-    async def _remember(
-        self, user: str, session_id: str | None, messages: Sequence[Message], epoch: int | None, how: str
-    ) -> None:
-        keys = [_window_key(user, session_id), owner_key(user)]
-        texts = [self._text(user, message) for message in messages[-self._max :]]
-        args = [_epoch(epoch), self._max, self._ttl, how, *texts]
-        try:
-            await self._scripts.run_fenced("remember", keys, args)
-        except StoreUnavailable as error:
-            if "WRONGTYPE" not in str(error.__cause__):
-                raise
-            await self._set_aside(user, keys[0], [b""])
-            await self._scripts.run_fenced("remember", keys, args)
-
-    def _text(self, user: str, message: Message) -> str:
-        return self._cipher.seal(MESSAGE.dump_json(message).decode(), user=user, field=IN_WINDOW)
-
-    def _message(self, user: str, text: bytes) -> Message | None:
-        try:
-            return MESSAGE.validate_json(self._cipher.open(text.decode(), user=user, field=IN_WINDOW))
-        except Unreadable:
-            log.error("history.locked", user=user)
-            raise KeyMissing from None
-        except ValueError:
-            return None
-
-    async def _set_aside(self, user: str, key: str, bad: list[bytes]) -> None:
-        """What nobody can read is kept for somebody to look at, and does not hide the rest."""
-        log.error("history.unreadable", key=key, values=len(bad))
-        aside = f"chat:aside:{{{user}}}"
-        await self._scripts.run("aside", [key, aside, f"{aside}:key"], [ASIDE, *bad])
-
-
-def _epoch(epoch: int | None) -> int | str:
-    """A script takes an empty epoch for a writer who is no owner."""
-    return "" if epoch is None else epoch
-
-
-def once(messages: Sequence[Message]) -> list[Message]:
-    """Return each message once: sealed, what is sent again looks new to the script that adds it."""
-    found: list[Message] = []
-    seen: dict[str, list[Message]] = {}
-    for message in messages:
-        if message not in (same := seen.setdefault(message.id, [])):
-            same.append(message)
-            found.append(message)
-    return found
-
-
-def _window_key(user: str, session_id: str | None) -> str:
-    return f"chat:history:{{{user}}}" + (f":{session_id}" if session_id else "")
-
-
 class RedisConfigs:
     """Sealed configurations."""
 
@@ -482,6 +258,7 @@ class RedisStore:
         history_ttl: Seconds until an unused window expires.
         session_ttl: Seconds until an unused configuration expires.
         keep_events: Entries kept in a user's log, about.
+        usage_days: Days for which it is known what was spent; 0 for ever.
         cipher: What texts go through.
     """
 
@@ -493,6 +270,7 @@ class RedisStore:
         history_ttl: int = 3600,
         session_ttl: int = 300,
         keep_events: int = 20_000,
+        usage_days: int = DAYS,
         cipher: Cipher = PLAIN,
     ) -> None:
         scripts = Scripts(redis)
@@ -503,6 +281,8 @@ class RedisStore:
         self.window = RedisWindow(redis, scripts, max_messages, history_ttl, cipher)
         self.configs = RedisConfigs(redis, scripts, session_ttl)
         self.rates = RedisRates(scripts)
+        self.documents = RedisDocuments(redis, scripts)
+        self.usages = RedisUsages(redis, scripts, usage_days)
         self.bells = RedisBells(redis)
 
     async def ping(self) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 
 from mcp_chat.exceptions import Unreadable
 from mcp_chat.stores.client import Client, translated
-from mcp_chat.stores.redis import IN_INBOX, IN_LOG, IN_WINDOW
+from mcp_chat.stores.redis import IN_INBOX, IN_LOG
+from mcp_chat.stores.redis_branches import IN_WINDOW
+from mcp_chat.stores.redis_documents import KEPT, field_of_key
 from mcp_chat.stores.renewal import PLAIN_TEXT, Renewal, Tally, key_of
 from mcp_chat.stores.scripts import Scripts
 from mcp_chat.stores.stream_copy import StreamCopy
@@ -35,16 +37,20 @@ class Keys:
     Attributes:
         prefix: What stands before the user.
         types: What they can be; a key of another type is nobody's, and left alone.
-        field: What their values are sealed for.
+        field: What their values are sealed for, or how a key tells.
         fresh: Returns what becomes of a value of a user's in a field, or None.
         key_ids: Counts the keys that a value of a user's is under.
     """
 
     prefix: str
     types: tuple[str, ...]
-    field: str
+    field: str | Callable[[str], str]
     fresh: Callable[[str, str, str], str | None]
     key_ids: Callable[[str, str], Counter[str]]
+
+    def field_of(self, key: str) -> str:
+        """Return what the values of a key are sealed for."""
+        return self.field if isinstance(self.field, str) else self.field(key)
 
 
 class RedisSweep:
@@ -111,6 +117,13 @@ class RedisSweep:
                 key_ids=of_text,
             ),
             Keys(
+                prefix="chat:sides:",
+                types=("string",),
+                field=IN_WINDOW,
+                fresh=renewal.text,
+                key_ids=of_text,
+            ),
+            Keys(
                 prefix="chat:aside:",
                 types=("list", "string"),
                 field=IN_WINDOW,
@@ -131,6 +144,13 @@ class RedisSweep:
                 fresh=renewal.event,
                 key_ids=lambda _, value: Counter([key_of(value.partition(" ")[2])]),
             ),
+            Keys(
+                prefix=KEPT,
+                types=("string",),
+                field=field_of_key,
+                fresh=renewal.document,
+                key_ids=lambda _, value: Counter([key_id_of(value.partition(" ")[2]) or PLAIN_TEXT]),
+            ),
         ]
 
     async def _keys(self, prefix: str) -> AsyncIterator[tuple[str, str]]:
@@ -147,19 +167,19 @@ class RedisSweep:
             return await self._renew_stream(kind, key, user)
         tally = Tally()
         async for values in self._values(type_, key):
-            changes = self._fresh(kind, user, values, tally)
+            changes = self._fresh(kind, key, user, values, tally)
             stale = [(value, new) for value, new in zip(values, changes, strict=True) if new is not None]
             for begin in range(0, len(stale), SWAPPED):
                 await self._swap(type_, key, stale[begin : begin + SWAPPED], tally)
         return tally
 
-    def _fresh(self, kind: Keys, user: str, values: Values, tally: Tally) -> list[bytes | None]:
+    def _fresh(self, kind: Keys, key: str, user: str, values: Values, tally: Tally) -> list[bytes | None]:
         """Return for each value what becomes of it, or None."""
-        return [self._renewed(kind, user, value, tally) for value in values]
+        return [self._renewed(kind, key, user, value, tally) for value in values]
 
-    def _renewed(self, kind: Keys, user: str, value: bytes, tally: Tally) -> bytes | None:
+    def _renewed(self, kind: Keys, key: str, user: str, value: bytes, tally: Tally) -> bytes | None:
         try:
-            fresh = kind.fresh(user, kind.field, value.decode())
+            fresh = kind.fresh(user, kind.field_of(key), value.decode())
         except (Unreadable, UnicodeDecodeError):
             tally.unreadable += 1
             return None
@@ -176,13 +196,13 @@ class RedisSweep:
         copy = StreamCopy(self._redis, self._scripts, key, user)
         tally = Tally()
         async for _, values in copy.portions():
-            if any(new is not None for new in self._fresh(kind, user, values, tally)):
+            if any(new is not None for new in self._fresh(kind, key, user, values, tally)):
                 break
         else:
             return tally
         tally, changed = Tally(), 0
         async for entries, values in copy.portions():
-            fresh = self._fresh(kind, user, values, tally)
+            fresh = self._fresh(kind, key, user, values, tally)
             changed += sum(new is not None for new in fresh)
             await copy.add(entries, [new or old for new, old in zip(fresh, values, strict=True)])
         done = await copy.take_its_place()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
-from mcp_chat.commands import COMMAND, Connect
+from mcp_chat.commands import COMMAND, SEALED_FOR, ChangeServers, Connect
 from mcp_chat.exceptions import Unreadable
 from mcp_chat.stores.cipher import ESCAPED, SEALED, Sealing, is_sealed
 from mcp_chat.vault import Vault, key_id_of
@@ -98,14 +98,14 @@ class Renewal:
             Unreadable: It does not open, or is none.
         """
         connect = self.connect(user, name, kept)
-        inner = self.secret(user, "connect", connect.sealed) if connect else None
+        inner = self.secret(user, SEALED_FOR[connect.type], connect.sealed) if connect else None
         if connect is None or inner is None:
             return self.text(user, name, kept)
         changed = COMMAND.dump_json(replace(connect, sealed=inner)).decode()
         return self.cipher.seal(changed, user=user, field=name) if self.seals or is_sealed(kept) else changed
 
-    def connect(self, user: str, name: str, kept: str) -> Connect | None:
-        """Return a command if it is a connect.
+    def connect(self, user: str, name: str, kept: str) -> Connect | ChangeServers | None:
+        """Return a command if it holds a secret: it is a connect, or changes servers.
 
         Raises:
             Unreadable: It does not open, or is none.
@@ -114,7 +114,7 @@ class Renewal:
             command = COMMAND.validate_json(self.cipher.open(kept, user=user, field=name))
         except ValidationError as error:
             raise Unreadable from error
-        return command if isinstance(command, Connect) else None
+        return command if isinstance(command, Connect | ChangeServers) else None
 
     def event(self, user: str, name: str, kept: str) -> str | None:
         """Return an entry of a log, whose event stands behind its command's id; None as of `text`.
@@ -125,6 +125,16 @@ class Renewal:
         command_id, _, text = kept.partition(" ")
         renewed = self.text(user, name, text)
         return f"{command_id} {renewed}" if renewed else None
+
+    def document(self, user: str, name: str, kept: str) -> str | None:
+        """Return a document as Redis has it, a secret behind its version; None as of `secret`.
+
+        Raises:
+            Unreadable: It does not open.
+        """
+        version, _, sealed = kept.partition(" ")
+        renewed = self.secret(user, name, sealed)
+        return f"{version} {renewed}" if renewed else None
 
     def key_ids(self, user: str, name: str, kept: str) -> Counter[str]:
         """Count the keys that a command is under: its own, and that of what a connect holds."""

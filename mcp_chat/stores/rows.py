@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ LOST = Failed(
     code=Unexpected.code, text="What you asked for cannot be read any more. Please ask again.", retryable=True
 )
 """The outcome of a command that nobody can read."""
+USAGE_COLUMNS = tuple(field.name for field in fields(Usage))
 WAITS_FOR_KEY = timedelta(days=1)
 """How long a command waits for somebody with its key: as long as it stays in an inbox."""
 
@@ -39,13 +40,22 @@ def session_rows(cipher: Cipher, additions: Sequence[Addition]) -> list[dict[str
             "name": cipher.seal(_first_name(each), user=each.user, field="name"),
             "llm_backend": each.backend,
             "context": "{}",
-            "input_tokens": each.usage.input_tokens,
-            "output_tokens": each.usage.output_tokens,
+            **usage_columns(sum((step.usage for step in each.spent), Usage())),
             "created_at": now(),
             "updated_at": now(),
         }
         for each in additions
     ]
+
+
+def usage_columns(usage: Usage) -> dict[str, Any]:
+    """Return what was used as the columns that a session and a step have alike."""
+    return {name: getattr(usage, name) for name in USAGE_COLUMNS}
+
+
+def usage_of(row: Any) -> Usage:
+    """Return what was used, of a row with those columns."""
+    return Usage(**{name: getattr(row, name) for name in USAGE_COLUMNS})
 
 
 def _first_name(addition: Addition) -> str:
@@ -65,8 +75,7 @@ def imported_row(cipher: Cipher, user: str, session: Session) -> dict[str, Any]:
         "name": cipher.seal(session.name, user=user, field="name"),
         "llm_backend": session.llm_backend,
         "context": cipher.seal(json_text(session.context), user=user, field="context"),
-        "input_tokens": session.token_usage.input_tokens,
-        "output_tokens": session.token_usage.output_tokens,
+        **usage_columns(session.token_usage),
         "created_at": session.created_at.astimezone(UTC),
         "updated_at": session.updated_at.astimezone(UTC),
     }
@@ -110,6 +119,7 @@ def found_of(cipher: Cipher, user: str, row: Any, message: Message, wanted: list
         session_name=_opened_name(cipher, user, row.session_id, row.name),
         message=message,
         excerpt=excerpt(message.content, wanted),
+        hidden=bool(row.hidden),
     )
 
 
@@ -158,7 +168,7 @@ def session_of(cipher: Cipher, row: Any) -> Session:
         name=_opened_name(cipher, row.user_key, row.id, row.name),
         llm_backend=row.llm_backend,
         context=_context(cipher, row),
-        token_usage=Usage(input_tokens=row.input_tokens, output_tokens=row.output_tokens),
+        token_usage=usage_of(row),
         created_at=utc(row.created_at),
         updated_at=utc(row.updated_at),
     )

@@ -22,8 +22,16 @@ from mcp_chat.exceptions import Unreadable
 from mcp_chat.message import MESSAGE
 from mcp_chat.stores.cipher import ESCAPED, SEALED
 from mcp_chat.stores.database import driver_url, prepare_sqlite, translated
+from mcp_chat.stores.documents import field_of
 from mcp_chat.stores.renewal import PLAIN_TEXT, Renewal, Tally
-from mcp_chat.stores.tables import chat_command, chat_message, chat_session, chat_upload, chat_user
+from mcp_chat.stores.tables import (
+    chat_command,
+    chat_document,
+    chat_message,
+    chat_session,
+    chat_upload,
+    chat_user,
+)
 from mcp_chat.stores.words import index
 from mcp_chat.vault import key_id_of
 
@@ -40,15 +48,22 @@ class Slot:
 
     Attributes:
         fresh: Returns what becomes of a value of a user's in a field, or None.
+        field: What its values are sealed for, or how a row tells.
+        named: More columns, which it is told by.
         kind: A secret is always sealed, a command may hold one, a text is sealed if it is to be.
         portion: Rows that are read and written at a time.
     """
 
     column: Column[Any]
-    field: str
+    field: str | Callable[[Any], str]
     fresh: Callable[[Renewal, str, str, Any], Any]
+    named: tuple[Column[Any], ...] = ()
     kind: str = "text"
     portion: int = 200
+
+    def field_of(self, row: Any) -> str:
+        """Return what a row's value is sealed for."""
+        return self.field if isinstance(self.field, str) else self.field(row)
 
 
 SLOTS = (
@@ -60,6 +75,14 @@ SLOTS = (
     Slot(column=chat_message.c.body, field="message", fresh=Renewal.text),
     Slot(column=chat_upload.c.name, field="file name", fresh=Renewal.text),
     Slot(column=chat_upload.c.content, field="file", fresh=Renewal.content, portion=4),
+    Slot(
+        column=chat_document.c.text,
+        field=lambda row: field_of(row.kind, row.name),
+        named=(chat_document.c.kind, chat_document.c.name),
+        fresh=Renewal.secret,
+        kind="secret",
+        portion=8,
+    ),
 )
 
 
@@ -91,7 +114,7 @@ class SQLSweep:
             if slot.kind == "command":
                 async for rows in self._portions(slot, slot.column.is_not(None)):
                     for row in rows:
-                        found += self._renewal.key_ids(row.user_key, slot.field, row.value)
+                        found += self._renewal.key_ids(row.user_key, slot.field_of(row), row.value)
             else:
                 found += await self._heads(slot)
         return found
@@ -124,6 +147,7 @@ class SQLSweep:
         columns = [
             *keys,
             *([] if table.c.user_key in keys else [table.c.user_key]),
+            *slot.named,
             slot.column.label("value"),
         ]
         if table is chat_message:
@@ -153,13 +177,13 @@ class SQLSweep:
         return tally
 
     def _values(self, slot: Slot, row: Any) -> Values | None:
-        fresh = slot.fresh(self._renewal, row.user_key, slot.field, row.value)
+        fresh = slot.fresh(self._renewal, row.user_key, slot.field_of(row), row.value)
         if fresh is None:
             return None
         if slot.column is not chat_message.c.body:
             return {slot.column.name: fresh}
         cipher = self._renewal.cipher
-        message = MESSAGE.validate_json(cipher.open(fresh, user=row.user_key, field=slot.field))
+        message = MESSAGE.validate_json(cipher.open(fresh, user=row.user_key, field=slot.field_of(row)))
         return {"body": fresh, "text": cipher.index(index(message.content), user=row.user_key)}
 
     async def _read(self, statement: Any) -> Sequence[Any]:
@@ -191,7 +215,8 @@ class SQLSweep:
         table = slot.column.table
         same = [key == getattr(row, key.name) for key in table.primary_key.columns]
         done = await connection.execute(update(table).where(*same, slot.column == row.value).values(**values))
-        if done.rowcount and "text" in values and self._engine.dialect.name == "sqlite":
+        searched = slot.column is chat_message.c.body and self._engine.dialect.name == "sqlite"
+        if done.rowcount and searched:
             await _reindex(connection, row, values["text"])
         return bool(done.rowcount)
 

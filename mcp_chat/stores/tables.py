@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     ForeignKeyConstraint,
     Index,
@@ -30,6 +31,8 @@ chat_user = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False),
 )
 
+_HIDDEN = text("branch_of IS NOT NULL")
+
 chat_session = Table(
     "chat_session",
     metadata,
@@ -40,10 +43,19 @@ chat_session = Table(
     Column("context", Text, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cost_nanos", BigInteger, nullable=False, server_default="0"),
+    Column("estimated", Boolean, nullable=False, server_default=false()),
+    Column("unpriced", Boolean, nullable=False, server_default=false()),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
+    # What nobody sees: a branch of another session, and the message behind which it begins.
+    Column("branch_of", String(64)),
+    Column("fork", String(64)),
     ForeignKeyConstraint(["user_key"], ["chat_user.user_key"], ondelete="CASCADE"),
     Index("chat_session_recency", "user_key", "updated_at", "id"),
+    Index("chat_session_branches", "user_key", "branch_of", sqlite_where=_HIDDEN, postgresql_where=_HIDDEN),
 )
 
 chat_message = Table(
@@ -80,6 +92,30 @@ chat_attachment = Table(
     Column("upload_id", String(64), primary_key=True),
     Column("session_id", String(64), primary_key=True),
     Index("chat_attachment_session", "user_key", "session_id"),
+)
+
+chat_usage = Table(
+    "chat_usage",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("user_key", String(128), nullable=False),
+    # A message's id, or what else names what was paid for: it counts once.
+    Column("id", String(128), nullable=False),
+    Column("day", Date, nullable=False),
+    Column("session_id", String(64), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_nanos", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("unpriced", Boolean, nullable=False),
+    Column("calls", Integer, nullable=False),
+    Column("own", Boolean, nullable=False),
+    Index("chat_usage_id", "user_key", "id", unique=True),
+    Index("chat_usage_user_day", "user_key", "day"),
+    Index("chat_usage_day", "day"),
 )
 
 _OPEN, _ENDED = text("outcome IS NULL"), text("outcome IS NOT NULL")
@@ -125,4 +161,20 @@ chat_deed = Table(
     Column("at", DateTime(timezone=True), nullable=False),
     Index("chat_deed_id", "user_key", "id", unique=True),
     Index("chat_deed_at", "at"),
+)
+
+chat_document = Table(
+    "chat_document",
+    metadata,
+    # The version: each write is a new row.
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("user_key", String(128), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("name", String(512), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("chat_document_name", "user_key", "kind", "name", unique=True),
+    Index("chat_document_end", "expires_at"),
+    sqlite_autoincrement=True,  # without it a number comes again when its row is gone
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Table, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mcp_chat.deed import Deed
@@ -26,13 +26,21 @@ T = TypeVar("T")
 NAMES = tuple(each.name for each in fields(Deed))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noting:
+    """Deeds that are to be put into the trail, whoever owns their user."""
+
+    user: str
+    deeds: tuple[Deed, ...]
+
+
 class SQLTrail(ABC):
     """What `SQLArchive` does as a trail, by the access to the database that it has."""
 
     _deeds_kept: timedelta | None
 
     @abstractmethod
-    def _insert(self, table: Table) -> Any: ...
+    async def _together(self, entry: Any) -> Any: ...
 
     @abstractmethod
     async def _write(self, access: Callable[[AsyncConnection], Awaitable[T]]) -> T: ...
@@ -42,12 +50,7 @@ class SQLTrail(ABC):
 
     async def note(self, user: str, deeds: Sequence[Deed]) -> None:
         """Put deeds into the trail, each once by its id."""
-        statement = self._insert(chat_deed).on_conflict_do_nothing()
-
-        async def add(connection: AsyncConnection) -> None:
-            await connection.execute(statement, [_row(user, deed) for deed in deeds])
-
-        await self._write(add)
+        await self._together(Noting(user=user, deeds=tuple(deeds)))
 
     async def deeds(
         self,
@@ -79,9 +82,9 @@ class SQLTrail(ABC):
             log.info("deeds.dropped", deeds=dropped)
 
 
-def deed_rows(addition: Addition) -> list[dict[str, Any]]:
-    """Return the rows of an addition's deeds."""
-    return [_row(addition.user, deed) for deed in addition.deeds]
+def deed_rows(noted: Addition | Noting) -> list[dict[str, Any]]:
+    """Return the rows of the deeds that are to be noted."""
+    return [_row(noted.user, deed) for deed in noted.deeds]
 
 
 def _row(user: str, deed: Deed) -> dict[str, Any]:

@@ -3,11 +3,11 @@ import { recall } from "./storage.js";
 import { strings } from "./strings.js";
 
 /** A failure whose message may be shown. `status` is 0 when no answer came at all. */
-class ApiError extends Error {
-  /** @param {string} message @param {number} status */
-  constructor(message, status) {
+export class ApiError extends Error {
+  /** @param {string} message @param {number} status @param {object[]} [errors] what is wrong with which field */
+  constructor(message, status, errors = []) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, errors });
   }
 }
 
@@ -24,29 +24,54 @@ export const get = (path) => send(path, {}).then(body);
 /** @param {string} path @param {object} data */
 export const post = (path, data) => stream(path, data).then(body);
 
+/** @param {string} path @param {object} data */
+export const patch = (path, data) => send(path, withBody("PATCH", data)).then(body);
+
+/** Post what is JSON already, as it is. @param {string} path @param {string} text */
+export const postText = (path, text) => send(path, withText("POST", text)).then(body);
+
+/** @param {string} path */
+export const remove = (path) => send(path, { method: "DELETE" }).then(body);
+
 /** Post, and hand back the response with its body unread. */
-export const stream = (path, data, signal) =>
-  send(path, { method: "POST", body: JSON.stringify(data), headers: { "Content-Type": "application/json" }, signal });
+export const stream = (path, data, signal, more = {}) => send(path, { ...withBody("POST", data, more), signal });
+
+/** What is told without end. @param {string} path @param {AbortSignal} signal @returns {Promise<ReadableStream<Uint8Array>>} */
+export const watch = async (path, signal) => (await send(path, { signal })).body;
+
+/** @param {string} method @param {object} data @param {Record<string, string>} [more] headers */
+const withBody = (method, data, more) => withText(method, JSON.stringify(data), more);
+
+const withText = (method, text, more = {}) => ({ method, body: text, headers: { "Content-Type": "application/json", ...more } });
 
 /** @param {string} path @param {RequestInit} options @returns {Promise<Response>} */
-async function send(path, options) {
-  const token = recall("token");
-  const headers = { Accept: "application/json, text/event-stream", ...options.headers };
-  if (token) headers.Authorization = `Bearer ${token}`;
+export async function send(path, options) {
+  const headers = { Accept: "application/json, text/event-stream", ...options.headers, ...proof() };
   const response = await fetch(address(path), { ...options, headers, cache: "no-store" }).catch((error) => {
     throw error.name === "AbortError" ? error : new ApiError(strings.errors.unreachable, 0);
   });
+  return answered(response);
+}
+
+/** Who is asking, where no cookie says it. */
+export const proof = () => (recall("token") ? { Authorization: `Bearer ${recall("token")}` } : {});
+
+/** @param {Response} response @returns {Promise<Response>} */
+export async function answered(response) {
   if (response.ok) return response;
   if (response.status === 401) unauthorized();
-  throw new ApiError(sentence(await body(response).catch(() => null), response.status), response.status);
+  const answer = await body(response).catch(() => null);
+  throw new ApiError(sentence(answer, response.status), response.status, answer?.errors ?? []);
 }
 
 /** Relative to the page, so that it works behind any path prefix. @param {string} path */
-const address = (path) => new URL(path, document.baseURI);
+export const address = (path) => new URL(path, document.baseURI);
 
 /** @param {Response} response */
-async function body(response) {
-  const text = await response.text();
+export async function body(response) {
+  const text = await response.text().catch(() => {
+    throw new ApiError(strings.errors.unreachable, 0);
+  });
   try {
     return JSON.parse(text);
   } catch {
@@ -54,9 +79,9 @@ async function body(response) {
   }
 }
 
-/** What the server's `detail` says: a sentence, or a list of fields and what is wrong with them. */
+/** What the server says: of fields what is wrong with each, or a sentence. */
 function sentence(answer, status) {
-  const detail = answer?.detail;
+  const detail = answer?.errors?.length ? answer.errors : answer?.detail;
   if (typeof detail === "string" && detail) return detail;
   if (Array.isArray(detail) && detail.length) return detail.map(fieldError).join(" ");
   return strings.errors.status(status);
@@ -64,6 +89,6 @@ function sentence(answer, status) {
 
 /** @param {{loc?: (string|number)[], msg?: string}} item */
 function fieldError({ loc = [], msg = "" }) {
-  const field = loc.filter((part) => part !== "body").join(" › ");
+  const field = loc.filter((part) => part !== "body" && part !== "content").join(" › ");
   return field ? `${field}: ${msg}.` : `${msg}.`;
 }

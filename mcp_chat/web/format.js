@@ -1,11 +1,14 @@
 /** Values as people read them. Everything here returns text, never HTML. */
+import { formats } from "./language.js";
 import { strings } from "./strings.js";
 
 /** @param {number} ms */
-export function duration(ms) {
-  if (ms < 1000) return `${Math.max(1, Math.round(ms))} ms`;
-  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
-  return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
+export const duration = (ms) => formats().duration(ms);
+
+/** A size in bytes. @param {number} bytes */
+export function size(bytes) {
+  if (bytes < 1000) return `${bytes} B`;
+  return bytes < 1_000_000 ? `${Math.round(bytes / 1000)} kB` : `${Number((bytes / 1_000_000).toFixed(1))} MB`;
 }
 
 /** "alias__name" apart; a tool name may itself hold underscores. @param {string} full */
@@ -40,19 +43,49 @@ export const oneLine = (text) => text.replace(/\s+/g, " ").trim().slice(0, 160);
 const flat = (value) => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
 
 const UNSEEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/gu;
+const ATTACHED = /[\u00ad\ufe00-\ufe0f\u{e0100}-\u{e01ef}]/gu;
 const MISLEADING = /[\u202a-\u202e]|(?<!\u{1f3f4}[\u{e0020}-\u{e007e}]{0,6})[\u{e0000}-\u{e007f}]/gu;
 
 /** What others named, said or returned, so that nothing in it hides or turns the text around it. @param {string} text */
 export const visible = (text) => text.replace(UNSEEN, sign);
 
+/** The name of a tool or a server, by which it is told from others: no sign in it that is not seen by itself, either. @param {string} text */
+export const distinct = (text) => visible(text).replace(ATTACHED, sign);
+
+/** The same within JSON, where it stays what it is. @param {string} text */
+export const escaped = (text) =>
+  text.replace(UNSEEN, (character) => character.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join(""));
+
 /** Prose needs more: marks for Hebrew and Arabic stay, and so do the tags of a flag. @param {string} text */
-export const plain = (text) => text.replace(MISLEADING, sign);
+export const plain = (text) => (SUSPECT.test(text) ? text.replace(MISLEADING, sign) : text);
+
+/** Quick to look for, and in all that misleads: a long text is read many times while it arrives. */
+const SUSPECT = /[\u202a-\u202e\udb40]/;
 
 /** @param {string} character */
 const sign = (character) => `[U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`;
 
+/** A moment: the time of day, with the date unless it is today; and all of it. @param {string} at */
+export function moment(at) {
+  const when = new Date(at);
+  const today = when.toDateString() === new Date().toDateString();
+  const day = today ? {} : { day: "numeric", month: "short", ...(when.getFullYear() !== new Date().getFullYear() && { year: "numeric" }) };
+  return {
+    short: formats().moment(when, { ...day, hour: "2-digit", minute: "2-digit" }),
+    long: formats().moment(when, { dateStyle: "full", timeStyle: "medium" }),
+  };
+}
+
 /** How long an answer took and what it cost. @param {import("./turn.js").Message} message */
 export function figures({ elapsed, usage }) {
+  return [elapsed ? duration(elapsed) : "", spent(usage)].filter(Boolean).join(" · ");
+}
+
+/** Tokens, and money where the price is known. @param {import("./spent.js").Usage | undefined} usage */
+export function spent(usage) {
   const tokens = (usage?.input_tokens ?? 0) + (usage?.output_tokens ?? 0);
-  return [elapsed ? duration(elapsed) : "", tokens ? strings.message.tokens(tokens) : ""].filter(Boolean).join(" · ");
+  if (!tokens) return "";
+  const count = strings.message.tokens(tokens);
+  return [usage.estimated ? strings.message.about(count) : count, usage.cost ? formats().money(usage.cost) : ""]
+    .filter(Boolean).join(" · ");
 }

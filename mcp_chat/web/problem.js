@@ -15,3 +15,11 @@ export function report(error, action) {
 export function dismiss() {
   problem.value = null;
 }
+
+/** Do something, and say what went wrong. @param {{value: boolean}} busy while it is done @param {() => Promise<void>} action */
+export async function during(busy, action) {
+  busy.value = true;
+  dismiss();
+  await action().catch(report);
+  busy.value = false;
+}

@@ -1,229 +1,262 @@
-/** The conversation: its messages, the turn that runs, and what the user can do about either. */
-import { receive } from "./answer.js";
-import { get, post, stream } from "./api.js";
-import { connection, me, restore } from "./connection.js";
-import { messagesOf } from "./history.js";
+/** The conversation on the page: which one it is, what goes on in it, and what the user can do about either. */
+import { post } from "./api.js";
+import { approvals, endApprovals, loadApprovals } from "./approvals.js";
+import { connection, restore } from "./connection.js";
+import { draft, erased, inSession, loadDraft, moveTo, name, opening, sessionId, setDraft, shown, unbegun, visit } from "./conversation.js";
+import { follow } from "./line.js";
+import { isSending, messages, textOf } from "./messages.js";
 import { user } from "./principal.js";
-import { dismiss, report } from "./problem.js";
-import { recall, remember } from "./storage.js";
+import { dismiss, problem, report } from "./problem.js";
+import { loadQuestions, questions } from "./questions.js";
+import { find, forgetOlder, loadOlder, newest, older, show as showRecord } from "./recorded.js";
+import { correct, go, route } from "./route.js";
+import { sender, working } from "./sending.js";
+import { came, forgetSent, newId } from "./sent.js";
+import { loadServers } from "./servers.js";
+import { stopper, stopping } from "./stopping.js";
+import { carry, recall, remember } from "./storage.js";
 import { strings } from "./strings.js";
+import { teller } from "./teller.js";
 import { batch, signal } from "./vendor/signals.js";
 
-const POLL_MS = 1000;
-const PATIENCE_MS = 8000;
+export { draft, loadOlder, messages, older, setDraft, shown, stopping, textOf, working };
 
-/**
- * One signal per message, so that a token repaints the last message and nothing else.
- * @type {{value: {value: import("./turn.js").Message}[]}}
- */
-export const messages = signal([]);
+/** What the page waits for the line before it shows the record without: it may have to be shown again then. */
+const LINE_MS = 500;
 
-/** Whether a turn runs, started here or elsewhere. */
-export const working = signal(false);
-export const stopping = signal(false);
+/** After which a conversation that is not there yet is asked for again. */
+const SOON_MS = 100;
 
 /** What screen readers are told: finished answers only. */
 export const announcement = signal("");
 
-/** The text that is not sent yet. */
-export const draft = signal("");
+/** The message that is looked for: its key on the page. @type {{value: string | null}} */
+export const target = signal(null);
 
-/** Aborted when this conversation is no longer shown; then nothing that is under way may touch the page. */
-let shown = new AbortController();
+export const { send, exchange } = sender({ reload, adopt, over: finish });
+export const stop = stopper({ reload });
 
-/** Aborted to give up on the stream of the current turn, and look the answer up instead. */
-let line = new AbortController();
+/** Show the conversation that the page's address names. */
+export const open = () => enter(route() ?? { session: null });
 
-/**
- * The message that is not known to have arrived. Sent again unchanged it keeps its id, and the server takes it once.
- * @type {{text: string, id: string} | null}
- */
-let astray = null;
-
-/** Settled once the recorded conversation is shown: who sends sooner is made to wait for it. */
-let opened = Promise.resolve();
-
-/** Show the recorded conversation, and wait for the answer if a turn still runs. */
-export async function open() {
-  const { signal: gone } = shown;
-  draft.value = recall(draftKey());
-  const loading = load(gone);
-  opened = loading.then(() => {}, () => {});
-  if (await loading) await settle(gone).then(finish);
+/** Put another conversation on the page. @param {string | null} id null for the default one @param {string} [message] to look for */
+export async function show(id, message) {
+  go(id, message);
+  dismiss();
+  await turnTo({ session: id, message });
 }
 
-/** @param {AbortSignal} gone @returns {Promise<boolean>} whether a turn runs */
-async function load(gone) {
-  const record = await history();
-  if (!gone.aborted) show(record);
-  return !gone.aborted && Boolean(record.running);
+/** Begin a conversation; one in which nothing was said yet will do. */
+export async function fresh() {
+  if (messages.value.length || working.value) await another();
+}
+
+/** Begin a conversation, whatever is on the page: it is there at once, and what is written goes with it. */
+export async function another() {
+  const last = spare;
+  spare = null;
+  dismiss();
+  if (last?.who === user.value.id) return show(last.id);
+  const here = clear((unbegun.value = newId()));
+  here.opened = create(here, unbegun.value).catch((error) => here.gone.aborted || error.status === 501 || report(error));
+  return openFor(here);
+}
+
+/** A conversation that was left before it was there, with what was written for it. @type {{id: string, who: string} | null} */
+let spare = null;
+
+/** @param {import("./conversation.js").Visit} here @param {string} placeholder */
+async function create(here, placeholder) {
+  const who = user.value.id;
+  const { session_id: id } = await post("llmchat/sessions", { user_id: who });
+  if (here.gone.aborted) return void ([spare] = [{ id, who }], carry(placeholder, id));
+  name(id);
+  go(id);
+  await listen(here, id);
+}
+
+/** What is sent waits until the conversation is there. @param {import("./conversation.js").Visit} here */
+async function openFor({ gone, opened }) {
+  opening.value = true;
+  await opened;
+  if (!gone.aborted) opening.value = false;
+}
+
+/** The user went somewhere, back or forth. @param {import("./route.js").Route} route */
+export async function turnTo({ session, message }) {
+  if (!connection.value) return;
+  if (session !== shown.value) return enter({ session, message }).catch(report);
+  if (message) await seek(message).catch(report);
 }
 
 /** Forget what is shown; a running turn goes on without us. */
-export function close() {
-  shown.abort();
-  shown = new AbortController();
-  astray = null;
+export const close = () => clear(null);
+
+/** How often the record was asked for, and which of these answers is on the page: an older one that is late does not count. */
+const looks = { asked: 0, shown: 0 };
+
+/** Show the conversation as it is recorded now: it went another way. */
+export async function reload() {
+  const { gone } = visit();
+  const mine = ++looks.asked;
+  const record = await newest();
+  if (gone.aborted || mine < looks.shown) return;
+  looks.shown = mine;
   batch(() => {
+    showRecord(record, withReason);
+    working.value = Boolean(record.running) || isSending();
+  });
+}
+
+/** @param {import("./route.js").Route} where */
+async function enter({ session, message }) {
+  const here = clear(session);
+  loadDraft();
+  if (session && session === unbegun.value) return;
+  const id = sessionId();
+  const found = listen(here, id);
+  here.opened = found.catch(() => {});
+  openFor(here);
+  await found.catch((error) => {
+    if (here.gone.aborted) return;
+    if (error.status !== 404) throw error;
+    return giveUp(id);
+  });
+  if (message && !here.gone.aborted) await seek(message);
+}
+
+/** @param {string | null} id @returns {import("./conversation.js").Visit} */
+function clear(id) {
+  forgetSent();
+  forgetOlder();
+  return batch(() => {
     messages.value = [];
     working.value = stopping.value = false;
+    questions.value = [];
+    approvals.value = [];
     announcement.value = draft.value = "";
+    target.value = null;
+    return moveTo(id);
   });
 }
 
-/** @param {string} text */
-export function setDraft(text) {
-  draft.value = text;
-  remember(draftKey(), text);
-}
-
-/** Send a message and show the answer as it arrives. @param {string} text */
-export async function send(text) {
-  if (working.value || !text.trim()) return;
-  const { signal: gone } = shown;
-  await opened;
-  if (gone.aborted || working.value) return;
-  line = new AbortController();
-  const key = draftKey();
-  const before = lastQuestion();
-  const pair = begin(text);
-  try {
-    await ask(text, pair[1], before, gone);
-  } catch (error) {
-    if (error.status === 401) remember(key, text); // it is back in the text field after the next sign-in
-    if (!gone.aborted) await refuse(text, error, pair);
+/** There is no such conversation, or not any more: show the default one instead. @param {string | undefined} id */
+async function giveUp(id) {
+  if (erased.has(id)) return undefined; // who deletes it shows another one
+  if (shown.value) {
+    correct(null);
+    report(strings.conversation.missing);
+    return enter({ session: null });
   }
-  if (!gone.aborted) finish();
-}
-
-/** Stream the answer; if that breaks, look it up. Throws only if the server seems not to have the message. */
-async function ask(text, answer, before, gone) {
-  const hungUp = AbortSignal.any([gone, line.signal]);
-  if (astray?.text !== text) astray = { text, id: newId() };
-  const sent = request({ message: text, message_id: astray.id, streaming: true });
-  let lost = null;
-  const response = await stream("llmchat/chat", sent, hungUp).catch((error) => {
-    if (error.status) throw error;
-    if (error.name !== "AbortError") lost = error; // the server may have taken the message all the same
-    return null;
-  });
-  if (response) astray = null;
-  if (gone.aborted || (response && (await receive(response.body, answer))) || gone.aborted) return;
-  const known = await recover(gone, lost ? PATIENCE_MS : Infinity);
-  if (gone.aborted || !lost || !astray) return;
-  if (!known || lastQuestion() !== text || before === text) throw lost; // in doubt too: its id makes that safe
-  astray = null;
-}
-
-/** Ask the server to stop the turn; its stream then ends by itself. */
-export async function stop() {
-  if (!working.value || stopping.value) return;
-  stopping.value = true;
-  const turn = line;
-  try {
-    const { status } = await post("llmchat/cancel", request({}));
-    if (status === "no_running_turn") line.abort();
-    setTimeout(() => turn === line && (stopping.value = false), PATIENCE_MS); // so that it can be tried again
-  } catch (error) {
-    stopping.value = false;
-    report(error, { label: strings.retry, run: stop });
-  }
-}
-
-/** Put the message and an empty answer on the page, and return the two. */
-function begin(text) {
-  const pair = [message("user", [{ kind: "text", text }], "done"), message("assistant", [], "running")].map((one) => signal(one));
-  batch(() => {
-    dismiss();
-    setDraft("");
-    announcement.value = "";
-    working.value = true;
-    messages.value = [...messages.value, ...pair];
-  });
-  return pair;
-}
-
-/** The server did not take the message: it goes back into the text field. */
-async function refuse(text, error, pair) {
-  messages.value = messages.value.filter((one) => !pair.includes(one));
-  if (!draft.value) setDraft(text);
-  if (error.status === 400) await restore().catch(() => {}); // 400: perhaps no longer connected
-  report(connection.value ? error : strings.errors.notConnected);
-}
-
-/** The stream broke, the turn did not: show what the record says once it is over. */
-async function recover(gone, patience) {
-  report(strings.errors.interrupted);
-  const known = await settle(gone, patience);
-  if (!gone.aborted) dismiss();
-  return known;
+  const before = connection.value?.sessionId;
+  await restore(); // the user has connected anew elsewhere, and this is not the default one any more
+  return connection.value && connection.value.sessionId !== before ? enter({ session: null }) : clear(null);
 }
 
 /**
- * Follow the record until no turn runs. A server that does not answer is asked again.
- * @param {number} patience ms in which it must answer for the first time
- * @returns {Promise<boolean>} whether it did
+ * Follow the conversation, and show it as it is recorded: a line that begins anew may have missed something before.
+ * @param {import("./conversation.js").Visit} here @returns {Promise<unknown>} settled when it is shown
  */
-async function settle(gone, patience = Infinity) {
-  const began = performance.now();
-  let known = false;
-  for (let running = true; running && !gone.aborted; ) {
-    const record = await history().catch(() => null);
-    if (record && !gone.aborted) show(record);
-    known ||= Boolean(record);
-    running = record ? Boolean(record.running) : known || performance.now() - began < patience;
-    if (running) await new Promise((resume) => setTimeout(resume, POLL_MS));
-  }
-  return known;
+function listen({ gone }, id = sessionId()) {
+  const told = teller({ came, reload, over: finish, began, servers: () => void loadServers().catch(() => {}) });
+  return new Promise((resume, fail) => {
+    let isShown = false;
+    const shows = () => resume((isShown = true));
+    const connected = async (again) => {
+      mended();
+      if (again) return;
+      told.forget();
+      await load();
+      shows();
+    };
+    const without = () => void (told.forget(), load().catch(() => {}));
+    const following = follow({ path: `llmchat/events${inSession()}`, gone, connected, hear: told.hear, broken, busy: () => working.value, without });
+    following.catch((error) => gone.aborted || (isShown && error.status === 404 ? giveUp(id).catch(report) : fail(error)));
+    setTimeout(() => gone.aborted || isShown || load().then(shows, fail), LINE_MS);
+  });
 }
 
-/** @param {{messages: object[], running: string | null}} record */
-function show(record) {
-  if (astray && record.running === astray.id) astray = null; // it did arrive
+const load = () => reload().then(() => working.value && asked());
+
+/** What is asked at the moment, by servers and by the chat. */
+const asked = () => Promise.all([loadQuestions, loadApprovals].map((look) => look().catch(() => {})));
+
+/** The line broke; what it tells goes on when it is mended, and what else was said of it holds no more. */
+const broken = () => working.value && report(strings.errors.interrupted);
+const mended = () => [strings.errors.interrupted, strings.errors.unreachable].includes(problem.value?.text) && !problem.value.action && dismiss();
+
+/** A turn has begun, here or elsewhere. */
+function began() {
+  working.value = true;
+  announcement.value = "";
+}
+
+/** A turn has ended, or never began. @param {{value: import("./turn.js").Message}} [answer] */
+function finish(answer) {
+  if (answer) keepReason(answer.value);
   batch(() => {
-    messages.value = messagesOf(record.messages, Boolean(record.running)).map((one) => signal(one));
-    working.value = Boolean(record.running);
+    working.value = isSending();
+    stopping.value = false;
+    questions.value = [];
+    endApprovals();
   });
+  tell(answer?.value).catch(console.error); // nothing else depends on it
+  if (connection.value) loadServers().catch(() => {}); // the turn may have found that one has changed
+  if (prompted(answer) && !working.value) reload().catch(report);
 }
 
-function finish() {
-  batch(() => {
-    working.value = stopping.value = false;
-    announcement.value = spoken(messages.value.at(-1)?.value);
-  });
+/** Whether a prompt began the turn: of what that says before the question, only the record tells. @param {{value: object}} [answer] */
+function prompted(answer) {
+  const before = messages.value.slice(0, messages.value.indexOf(answer));
+  return Boolean(answer && before.findLast(({ value }) => value.role === "user")?.value.prompt);
 }
 
-/** @param {import("./turn.js").Message | undefined} answer */
-function spoken(answer) {
-  if (answer?.role !== "assistant") return "";
-  if (answer.state === "failed") return strings.message.announceFailed(answer.error ?? "");
-  return strings.message.announce(textOf(answer).replace(/[*_`#>|]+/g, ""));
+/** Nothing was known of the conversation until its first message came. @param {Response} response */
+function adopt({ headers }) {
+  const id = headers.get("MCP-Chat-Session");
+  if (!unbegun.value || shown.value !== unbegun.value || !id) return;
+  name(id);
+  go(id);
+  listenSoon(visit());
 }
 
-/** @param {import("./turn.js").Message} message */
-export const textOf = ({ parts }) => parts.filter(({ kind }) => kind === "text").map(({ text }) => text).join("\n\n");
+/** Follow a conversation that begins this moment: it may not be recorded yet. @param {import("./conversation.js").Visit} here */
+async function listenSoon(here, tries = 20) {
+  const error = await listen(here).then(() => null, (fault) => fault);
+  if (!error || here.gone.aborted) return;
+  if (error.status !== 404 || !tries) return report(error);
+  await new Promise((resume) => setTimeout(resume, SOON_MS));
+  if (!here.gone.aborted) await listenSoon(here, tries - 1);
+}
 
-/** What was asked last, as far as the page shows. */
-const lastQuestion = () => {
-  const question = messages.value.findLast((one) => one.value.role === "user");
-  return question && textOf(question.value);
-};
+/** Keep why an answer failed: the record has only that it did. @param {import("./turn.js").Message} answer */
+function keepReason({ state, question, error, recoverable }) {
+  if (state === "failed" && question) remember(reasonKey(), JSON.stringify([question, { error, recoverable }]));
+}
 
-/** Not `randomUUID`: that is only there over HTTPS and on this machine. */
-const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+/** @param {import("./turn.js").Message} answer */
+function withReason(answer) {
+  const [question, why] = JSON.parse(recall(reasonKey()) || "[]");
+  return answer.state === "failed" && answer.question === question ? { ...answer, ...why } : answer;
+}
 
-let count = 0;
-const message = (role, parts, state) => ({ id: `here-${++count}`, role, parts, state });
+const reasonKey = () => `failure:${user.value.id}`;
 
-const request = (more) => ({ user_id: user.value.id, session_id: connection.value?.sessionId, ...more });
+/** Read until a message is on the page, and lead to it. @param {string} id */
+async function seek(id) {
+  const { gone } = visit();
+  const found = await find(id);
+  if (gone.aborted) return;
+  target.value = null; // so that the same one can be looked for again
+  if (found) target.value = found;
+  else report(strings.conversation.noMessage);
+}
 
-const draftKey = () => `draft:${user.value.id}`;
-
-async function history() {
-  const session = connection.value?.sessionId;
-  const query = session ? `?session_id=${encodeURIComponent(session)}` : "";
-  return get(`llmchat/history/${me()}${query}`).catch((error) => {
-    if (error.status === 404) return { messages: [], running: null };
-    throw error;
-  });
+/** Have an answer read aloud. @param {import("./turn.js").Message | undefined} answer */
+async function tell(answer, { gone } = visit()) {
+  if (answer?.role !== "assistant") return void (announcement.value = "");
+  const { aloud } = await import("./aloud.js");
+  if (gone.aborted) return;
+  const { announce, announceFailed } = strings.message;
+  announcement.value = answer.state === "failed" ? announceFailed(answer.error ?? "") : announce(aloud(textOf(answer)));
 }

@@ -20,11 +20,22 @@ FRAMES: Final = {
     "tool_progressed": "tool_progress",
     "tool_finished": "tool_end",
     "discarded": "discard",
+    "noticed": "notice",
     "turn_finished": "final",
     "failed": "error",
 }
 """Frames of an answer by the log's events; a tool's end may also be a `tool_error`."""
-TAB_FRAMES: Final = {**FRAMES, "turn_started": "turn", "message_added": "message"}
+TAB_FRAMES: Final = {
+    **FRAMES,
+    "turn_started": "turn",
+    "message_added": "message",
+    "thought_delta": "thinking",
+    "server_changed": "server_changed",
+    "resource_updated": "resource_updated",
+    "asked": "question",
+    "ask_ended": "question_end",
+    "branched": "branch",
+}
 FINALS: Final = frozenset({"turn_finished", "failed"})
 RECALLED: Final = f"{2**62}-0"
 """Behind all places: where text is that was told as the record has it."""

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mcp_chat.heart import BEAT_TTL
-from mcp_chat.stores.redis import owner_key
+from mcp_chat.stores.redis_branches import owner_key
 from tests.chaos.journal import Fault, Journal, now
 from tests.chaos.tail import Tail
 from tests.chaos.world import World

@@ -13,7 +13,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from mcp_chat.events import order
-from mcp_chat.stores.redis import owner_key
+from mcp_chat.stores.redis_branches import owner_key
 from tests.chaos.journal import Held, Journal, Logged, Lost
 
 EVERY: Final = 0.05

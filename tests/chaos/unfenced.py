@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from mcp_chat.exceptions import ChatError, Fenced
 from mcp_chat.stores.client import Client
 from mcp_chat.stores.scripts import Scripts
 from mcp_chat.stores.sql import SQLArchive
@@ -48,8 +49,11 @@ def _patch() -> None:
             for name, text in self._texts.items()
         }
 
-    async def hold_all(self: SQLArchive, connection: Any, entries: Sequence[Any]) -> list[None]:
-        return [None for _ in await hold(self, connection, entries)]
+    async def hold_all(
+        self: SQLArchive, connection: Any, entries: Sequence[Any]
+    ) -> list[ChatError | int | None]:
+        outcomes = await hold(self, connection, entries)
+        return [None if isinstance(each, Fenced) else each for each in outcomes]
 
     Scripts.__init__ = load_unfenced  # type: ignore[method-assign]
     SQLArchive._hold_all = hold_all  # type: ignore[method-assign,assignment]

@@ -34,15 +34,13 @@ _ANY_IPV6 = ("        if address.version == 6 and address not in _UNICAST:\n    
 GUARDS = (
     Guard(
         item="R1",
-        file="mcp_chat/stores/client.py",
-        old="    return _closing(Single.from_pool(pool))\n",
+        file="mcp_chat/stores/line.py",
+        old="        if answer.done():\n            return\n",
         new=(
-            "    read = pool.connection_class.read_response\n"
-            '    kept = {"disconnect_on_error": False}\n'
-            "    careless = lambda self, *args, **options: read(self, *args, **{**options, **kept})\n"
-            '    members = {"read_response": careless}\n'
-            '    pool.connection_class = type("Careless", (pool.connection_class,), members)\n'
-            "    return _closing(Single.from_pool(pool))\n"
+            "        while answer.done():\n"
+            "            if not self._waiting:\n"
+            "                return\n"
+            "            answer, _, _ = self._waiting.popleft()\n"
         ),
         test="tests/test_cancel_storm.py::test_nor_does_it_on_a_slow_network",
     ),
@@ -55,14 +53,14 @@ GUARDS = (
     ),
     Guard(
         item="R3",
-        file="mcp_chat/stores/sql.py",
+        file="mcp_chat/stores/conditions.py",
         old="return table.c.user_key == user, table.c.session_id == session_id",
         new="return table.c.user_key.is_not(None), table.c.session_id == session_id",
         test="tests/test_archive.py::test_sessions_and_users_with_equal_ids_are_apart",
     ),
     Guard(
         item="R3",
-        file="mcp_chat/stores/sql.py",
+        file="mcp_chat/stores/conditions.py",
         old="return table.c.user_key == user, table.c.id == id_",
         new="return table.c.user_key.is_not(None), table.c.id == id_",
         test="tests/test_neighbours.py::test_a_message_to_anothers_conversation_begins_a_new_one",
@@ -97,7 +95,7 @@ GUARDS = (
     ),
     Guard(
         item="R7",
-        file="mcp_chat/app.py",
+        file="mcp_chat/assembly.py",
         old="connection=lambda server, resolver: connection(now(server), resolver),",
         new="connection=lambda server, resolver, shared={}: "
         "shared.setdefault(server.alias, connection(server, resolver)),",
@@ -105,17 +103,31 @@ GUARDS = (
     ),
     Guard(
         item="R8",
-        file="mcp_chat/providers.py",
-        old='"api_key": key or "none",',
-        new='"api_key": key,',
+        file="mcp_chat/models/providers/openai.py",
+        old='"api_key": recipe.api_key or "none",',
+        new='"api_key": recipe.api_key,',
         test="tests/test_providers.py::test_the_operators_key_never_goes_to_an_address_of_a_user",
     ),
     Guard(
         item="R8",
-        file="mcp_chat/providers.py",
-        old='{"request": [] if config.operator else [_send_only(config.api_key)]}',
-        new='{"request": []}',
+        file="mcp_chat/models/providers/base.py",
+        old="return _send_only(key, keep) if self.own else None",
+        new="return None",
         test="tests/test_credentials.py::test_nothing_of_the_operators_goes_to_a_users_model",
+    ),
+    Guard(
+        item="R8",
+        file="mcp_chat/models/providers/bedrock.py",
+        old='proxies={}, signature_version="v4")',
+        new="proxies={})",
+        test="tests/test_own_models.py::test_a_users_bedrock_is_at_its_region_with_their_own_key",
+    ),
+    Guard(
+        item="R8",
+        file="mcp_chat/models/providers/watsonx.py",
+        old="vars(credentials).update(project_id=recipe.project_id, space_id=None)",
+        new="vars(credentials).update(space_id=None)",
+        test="tests/test_own_models.py::test_a_users_watsonx_has_their_own_key_and_project",
     ),
     Guard(
         item="R9",
@@ -149,8 +161,8 @@ GUARDS = (
     Guard(
         item="R12",
         file="mcp_chat/netguard.py",
-        old="transport=transport, headers=headers, timeout=timeout, trust_env=False)",
-        new="transport=transport, headers=headers, timeout=timeout, trust_env=False, follow_redirects=True)",
+        old="transport=transport, headers=headers, auth=auth, timeout=timeout, trust_env=False\n",
+        new="transport=transport, headers=headers, auth=auth, timeout=timeout, follow_redirects=True\n",
         test="tests/test_ssrf.py::test_a_redirect_leads_to_no_other_server",
     ),
     Guard(
@@ -178,8 +190,8 @@ GUARDS = (
     Guard(
         item="R15",
         file="mcp_chat/api/bodies.py",
-        old="    message: str\n    attachments:",
-        new="    message: str\n    image_url: str | None = None\n    attachments:",
+        old="    message: str\n    prompt:",
+        new="    message: str\n    image_url: str | None = None\n    prompt:",
         test="tests/test_regressions.py::test_the_only_addresses_a_body_may_name_are_those_that_the_guard_dials",
     ),
     Guard(
@@ -216,8 +228,8 @@ GUARDS = (
     Guard(
         item="R17",
         file="mcp_chat/api/identity.py",
-        old="        if user_id and user_id != principal.id:\n",
-        new="        if False:\n",
+        old="    if user_id and user_id != principal.id:\n",
+        new="    if False:\n",
         test="tests/test_identity.py::test_a_user_id_in_body_or_path_that_is_anothers_is_refused_everywhere",
     ),
     Guard(
@@ -257,7 +269,7 @@ GUARDS = (
     ),
     Guard(
         item="R21",
-        file="mcp_chat/api/uploads.py",
+        file="mcp_chat/kinds.py",
         old='    base = re.split(r"[/\\\\]", name)[-1]\n',
         new="    base = name\n",
         test="tests/test_uploads.py::test_a_name_is_no_path_and_has_nothing_that_cannot_be_seen",
@@ -333,6 +345,13 @@ GUARDS = (
         test="tests/test_regressions.py::test_ids_cannot_be_guessed",
     ),
     Guard(
+        item="R27",
+        file="mcp_chat/oauth/kept.py",
+        old="        self._user = user\n",
+        new='        self._user = "anybody"\n',
+        test="tests/test_oauth.py::test_a_sign_in_is_ended_by_nobody_else",
+    ),
+    Guard(
         item="R30",
         file="mcp_chat/vault.py",
         old="        key = base64.b64decode(text, validate=True)\n",
@@ -349,7 +368,6 @@ GUARDS = (
 )
 
 APART = {
-    "R27": "there is no OAuth callback yet",
     "R31": "is made of R3, R6, R12 and R13, and of a sign-in that cannot be switched off",
 }
 """Items without a guard of ours to take out, and why."""

@@ -17,6 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = HERE / "manifest.json"
+TEXTS = (".js", ".css")
 SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*\n?", re.MULTILINE)
 
 
@@ -42,12 +43,21 @@ def fetch(name: str, version: str, scratch: Path) -> Path:
 def refresh(library: dict[str, Any], package: Path) -> None:
     """Write one library's files and licence, and note what they are."""
     library["licence"] = json.loads((package / "package.json").read_text("utf-8"))["license"]
-    library["licence_file"] = f"LICENSE.{Path(library['files'][0]['file']).stem}.txt"
+    library.setdefault("licence_file", f"LICENSE.{Path(library['files'][0]['file']).stem}.txt")
     (HERE / library["licence_file"]).write_bytes((package / "LICENSE").read_bytes())
     for entry in library["files"]:
-        code = rewrite((package / entry["source"]).read_text("utf-8"), entry).encode()
-        (HERE / entry["file"]).write_bytes(code)
-        entry["sha256"] = hashlib.sha256(code).hexdigest()
+        content = rewritten((package / entry["source"]).read_bytes(), entry)
+        (HERE / entry["file"]).parent.mkdir(parents=True, exist_ok=True)
+        (HERE / entry["file"]).write_bytes(content)
+        entry["sha256"] = hashlib.sha256(content).hexdigest()
+
+
+def rewritten(content: bytes, entry: dict[str, Any]) -> bytes:
+    """Make a file ready to be served; a font stays as it is."""
+    if Path(entry["file"]).suffix in TEXTS:
+        return rewrite(content.decode(), entry).encode()
+    entry["rewritten"] = None
+    return content
 
 
 def rewrite(code: str, entry: dict[str, Any]) -> str:

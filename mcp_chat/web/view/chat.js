@@ -1,4 +1,4 @@
-/** The conversation and the text field under it. */
+/** The conversation with what is asked in it, and the text field under it. */
 import { html } from "../html.js";
 import { Composer } from "./composer.js";
 import { Thread } from "./thread.js";

@@ -1,11 +1,13 @@
 /** The choice of server and model, before there is a connection. */
 import { host, models, servers } from "../connection.js";
+import { distinct, visible } from "../format.js";
 import { html } from "../html.js";
 import { dismiss, report } from "../problem.js";
 import { join } from "../start.js";
 import { strings } from "../strings.js";
 import { useEffect, useRef } from "../vendor/preact-hooks.js";
 import { useSignal } from "../vendor/signals.js";
+import { Abilities } from "./modelpicker.js";
 import { Notice } from "./notice.js";
 
 const OWN = "*"; // no server can be called so
@@ -62,10 +64,10 @@ function ServerField({ choice, field }) {
     <label class="field">
       <span>${strings.setup.server}</span>
       <select ref=${field} value=${choice.value} onChange=${choose(choice)} data-testid="server-select">
-        ${servers.value.map(({ name }) => html`<option key=${name} value=${name}>${name}</option>`)}
+        ${servers.value.map(({ name }) => html`<option key=${name} value=${name}>${distinct(name)}</option>`)}
         <option value=${OWN}>${strings.setup.ownServer}</option>
       </select>
-      ${known?.description && html`<small dir="auto">${known.description}</small>`}
+      ${known?.description && html`<small dir="auto">${visible(known.description)}</small>`}
     </label>
   `;
 }
@@ -76,7 +78,7 @@ function OwnServer() {
   return html`
     <label class="field">
       <span>${strings.setup.url}</span>
-      <input name="url" type="url" required placeholder=${strings.setup.urlPlaceholder} spellcheck="false" autocomplete="off"
+      <input name="url" type="url" required placeholder=${strings.setup.urlPlaceholder} spellcheck=${false} autocomplete="off"
         onInput=${check} data-testid="server-url" />
     </label>
     <label class="field">
@@ -96,12 +98,12 @@ function ModelField({ choice, chosen }) {
       <span>${strings.setup.model}</span>
       <select value=${choice.value} onChange=${choose(choice)} data-testid="model-select">
         ${providers.map((provider) => html`
-          <optgroup key=${provider} label=${provider}>
+          <optgroup key=${provider} label=${visible(provider ?? "")}>
             ${models.value.filter((model) => model.provider_name === provider).map(modelOption)}
           </optgroup>
         `)}
       </select>
-      ${chosen?.description && !chosen.demo && html`<small dir="auto">${chosen.description}</small>`}
+      ${chosen && !chosen.demo && html`<${Abilities} of=${chosen} />`}
     </label>
     ${chosen?.demo && html`<${Notice} text=${strings.demo} testid="demo-notice" />`}
   `;
@@ -109,4 +111,4 @@ function ModelField({ choice, chosen }) {
 
 /** @param {import("../connection.js").Model} model */
 const modelOption = ({ id, model_name: name, demo }) =>
-  html`<option key=${id} value=${id}>${demo ? strings.setup.demoOption(name) : name}</option>`;
+  html`<option key=${id} value=${id}>${demo ? strings.setup.demoOption(visible(name)) : visible(name)}</option>`;

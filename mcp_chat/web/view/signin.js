@@ -51,7 +51,7 @@ function Door() {
         <p class="lead">${demo ? strings.signIn.demo : strings.signIn.jwt}</p>
         <label class="field">
           <span>${demo ? strings.signIn.name : strings.signIn.token}</span>
-          <input ref=${field} required autocomplete=${demo ? "username" : "off"} spellcheck="false" autocapitalize="off"
+          <input ref=${field} required autocomplete=${demo ? "username" : "off"} spellcheck=${false} autocapitalize="off"
             type=${demo ? "text" : "password"} placeholder=${demo ? strings.signIn.placeholder : ""} dir="auto"
             maxlength=${demo ? 128 : undefined} data-testid=${demo ? "user-input" : "token-input"} />
         </label>

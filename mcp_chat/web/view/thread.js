@@ -1,56 +1,63 @@
 /** The messages, scrolled to the newest one unless the reader is looking at an older one. */
+import { waiting } from "../announcements.js";
 import { connection } from "../connection.js";
 import { examplesFor } from "../examples.js";
-import { visible } from "../format.js";
+import { distinct } from "../format.js";
 import { html } from "../html.js";
-import { messages, send } from "../session.js";
+import { waiting as signIns } from "../servers.js";
+import { draft, messages, older, send } from "../session.js";
 import { strings } from "../strings.js";
-import { useLayoutEffect, useRef } from "../vendor/preact-hooks.js";
-import { useSignal } from "../vendor/signals.js";
+import { useEffect } from "../vendor/preact-hooks.js";
+import { effect } from "../vendor/signals.js";
+import { Asked, AskedButton, useShortcut } from "./asked.js";
+import { useExtent, useFollowing, useTarget } from "./following.js";
 import { Icon } from "./icon.js";
-import { Message } from "./message.js";
+import { lazy } from "./lazy.js";
 
-const NEAR_PX = 48;
+const Message = lazy(() => import("./message.js").then((module) => module.Message), "style/message.css", "style/enclosed.css", "style/servers.css");
+const SignIn = lazy(() => import("./serversignin.js").then((module) => module.SignIn), "style/servers.css");
 
 export function Thread() {
-  const { view, content, away, follow } = useFollowing();
-  const count = messages.value.length;
-  useLayoutEffect(follow, [count]); // a message of one's own is always looked at
+  const following = useFollowing();
+  const { view, content, away, follow } = following;
+  const page = useExtent(following);
+  const more = page.start > 0 || older.value;
+  useTarget(following);
+  useShortcut();
+  useEffect(() => effect(() => void (draft.value && Message.fetch())), []); // there will be a message soon
+  const onKey = (event) => {
+    if (event.key !== "Home" || event.target !== view.current || !more) return;
+    event.preventDefault();
+    page.beginning();
+  };
   return html`
-    <main class="thread" ref=${view} tabindex="0" aria-label=${strings.thread.label}>
+    <main class="thread" ref=${view} tabindex="0" aria-label=${strings.thread.label} onKeyDown=${onKey}>
       <div class="column" ref=${content}>
-        ${messages.value.map((message) => html`<${Message} key=${message.peek().id} message=${message} />`)}
-        ${!count && html`<${Empty} />`}
+        ${more && html`<${Older} page=${page} />`}
+        ${page.shown.map((message) => html`<${Message} key=${message.peek().id} message=${message} />`)}
+        ${!messages.value.length && html`<${Empty} />`}
+        <${Asked} />
       </div>
     </main>
     <div class="latest" hidden=${!away.value}>
-      <button type="button" class="icon-button" aria-label=${strings.thread.latest} title=${strings.thread.latest} onClick=${follow}>
-        <${Icon} name="arrowDown" />
-      </button>
+      ${waiting.value > 0 ? html`<${AskedButton} />` : html`
+        <button type="button" class="icon-button" aria-label=${strings.thread.latest} title=${strings.thread.latest} onClick=${follow}>
+          <${Icon} name="arrowDown" />
+        </button>
+      `}
     </div>
   `;
 }
 
-/** Keep the end in view while the content grows, until the reader scrolls away from it. */
-function useFollowing() {
-  const [view, content, away] = [useRef(null), useRef(null), useSignal(false)];
-  const follow = () => {
-    away.value = false;
-    view.current.scrollTop = view.current.scrollHeight;
-  };
-  useLayoutEffect(() => {
-    const box = view.current;
-    const onScroll = () => (away.value = box.scrollHeight - box.scrollTop - box.clientHeight > NEAR_PX);
-    let held = false; // a card that the reader opens shall not jump away under the pointer
-    const onClick = (event) => (held = Boolean(event.target.closest("summary")));
-    const onResize = () => (held ? onScroll() : away.value || follow(), (held = false));
-    const watcher = new ResizeObserver(onResize);
-    box.addEventListener("scroll", onScroll, { passive: true });
-    box.addEventListener("click", onClick);
-    for (const element of [box, content.current]) watcher.observe(element);
-    return () => watcher.disconnect();
-  }, []);
-  return { view, content, away, follow };
+/** Older messages come while one scrolls; who does not scroll asks for them. */
+function Older({ page: { loading, up, beginning } }) {
+  const label = loading.value ? strings.conversation.loadingOlder : strings.conversation.older;
+  return html`
+    <p class="older" data-testid="older">
+      <button type="button" class="button small quiet" aria-busy=${loading.value} onClick=${up}>${label}</button>
+      <button type="button" class="button small quiet" data-testid="beginning" onClick=${beginning}>${strings.conversation.beginning}</button>
+    </p>
+  `;
 }
 
 /** What a conversation starts with. */
@@ -58,8 +65,13 @@ function Empty() {
   const { server, tools, demo } = connection.value;
   return html`
     <div class="empty">
-      <h1>${strings.thread.greeting}</h1>
-      <p dir="auto">${strings.thread.lead(visible(server), tools.length)}</p>
+      <h2>${strings.thread.greeting}</h2>
+      ${(tools.length > 0 || !signIns.value.length) && html`<p dir="auto">${server ? strings.thread.lead(distinct(server), tools.length) : strings.servers.none}</p>`}
+      ${signIns.value.map((each) => html`
+        <section class="wanted" key=${each.alias} data-testid="sign-in-first">
+          <p dir="auto">${strings.thread.signIn(distinct(each.alias))}</p><${SignIn} server=${each} />
+        </section>
+      `)}
       <ul aria-label=${strings.thread.examples}>
         ${examplesFor(tools, demo).map((text) => html`
           <li key=${text}><button type="button" class="example" data-testid="example" onClick=${() => send(text)}>${text}</button></li>

@@ -1,58 +1,50 @@
 /** One tool call: which tool of which server, what it was given, how far it is, what came back. */
-import { brief, duration, oneLine, pretty, toolName, visible } from "../format.js";
+import { brief, distinct, duration, oneLine, toolName, visible } from "../format.js";
 import { html } from "../html.js";
+import { asText, tellsOf } from "../outcome.js";
+import { apps } from "../servers.js";
 import { strings } from "../strings.js";
-import { CopyButton } from "./copy.js";
+import { useSignal } from "../vendor/signals.js";
+import { Files } from "./files.js";
 import { Icon } from "./icon.js";
+import { lazy } from "./lazy.js";
 
-const SHOWN_CHARACTERS = 20_000;
+const AppView = lazy(() => import("./appview.js").then((module) => module.AppView));
+const Detail = lazy(() => import("./outcome.js").then((module) => module.Detail));
+
+/** More than that is read when the card is opened. */
+const GLANCED_AT = 2000;
 
 /** @param {{part: import("../turn.js").ToolPart}} props */
 export function ToolCard({ part }) {
+  const open = useSignal(false);
+  const toggle = (event) => event.target === event.currentTarget && (open.value = event.currentTarget.open);
   return html`
-    <details class="tool" data-testid="tool-card" data-state=${part.state} data-tool=${part.tool}>
+    <details class="tool" data-testid="tool-card" data-state=${part.state} data-tool=${part.tool} onToggle=${toggle}>
       <${Summary} part=${part} />
-      <div class="detail">
-        <${Section} title=${strings.tool.args} value=${argsText(part.args)} testid="tool-args" />
-        ${part.state !== "running" && html`<${Result} part=${part} />`}
-      </div>
+      ${open.value && html`<${Detail} part=${part} />`}
     </details>
     ${part.state === "running" && html`<${Progress} progress=${part.progress} />`}
+    ${part.files?.length > 0 && html`<${Files} files=${part.files} />`}
+    ${part.state === "done" && apps.value.has(part.tool) && html`<${AppView} part=${part} />`}
   `;
 }
 
 function Summary({ part }) {
   const { server, name } = toolName(part.tool);
-  const { result, state } = part;
+  const { state } = part;
   return html`
     <summary>
       <span class="state" role="img" aria-label=${strings.tool[state]}>
         ${state === "running" ? html`<span class="spinner" />` : html`<${Icon} name=${state === "done" ? "check" : "close"} />`}
       </span>
-      <code class="name">${visible(name)}</code>
-      ${server && html`<span class="chip">${visible(server)}</span>`}
+      <code class="name">${distinct(name)}</code>
+      ${server && html`<span class="chip">${distinct(server)}</span>`}
       <span class="gist" dir="auto">${visible(brief(part.args))}</span>
       ${part.elapsed >= 0 && html`<span class="time" data-testid="tool-duration">${duration(part.elapsed)}</span>`}
       <${Icon} name="chevron" />
-      ${state !== "running" && html`<span class="outcome" dir="auto">${visible(oneLine(asText(result))) || strings.tool.noResult}</span>`}
+      ${state !== "running" && html`<span class="outcome" dir="auto" data-testid="tool-outcome">${visible(gist(part)) || (part.files?.length ? "" : strings.tool.noResult)}</span>`}
     </summary>
-  `;
-}
-
-function Result({ part }) {
-  const title = part.state === "error" ? strings.tool.failure : strings.tool.result;
-  return html`<${Section} title=${title} value=${pretty(part.result) || strings.tool.noResult} testid="tool-result" />`;
-}
-
-/** @param {{title: string, value: string, testid: string}} props the value is text and stays text */
-function Section({ title, value, testid }) {
-  const hidden = value.length - SHOWN_CHARACTERS;
-  return html`
-    <section>
-      <h3>${title}<${CopyButton} text=${value} label="${strings.tool.copy}: ${title}" /></h3>
-      <pre dir="auto" tabindex="0" data-testid=${testid}>${visible(value.slice(0, SHOWN_CHARACTERS))}</pre>
-      ${hidden > 0 && html`<p class="aside">${strings.tool.clipped(hidden)}</p>`}
-    </section>
   `;
 }
 
@@ -68,6 +60,8 @@ function Progress({ progress }) {
   `;
 }
 
-const asText = (value) => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
-
-const argsText = (args) => (args && Object.keys(args).length ? pretty(args) : strings.tool.noArgs);
+/** The first words of what came back, without the lines that tell the model of the files: they are there to be seen. */
+function gist({ result, files = [] }) {
+  const lines = asText(result).slice(0, GLANCED_AT).split("\n");
+  return oneLine(lines.filter((line) => !tellsOf(line, files)).join("\n"));
+}

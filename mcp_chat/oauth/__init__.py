@@ -1,0 +1,1 @@
+"""Signing in to MCP servers by OAuth: each user for themselves, begun on one worker and ended on any."""

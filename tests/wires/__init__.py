@@ -1,0 +1,1 @@
+"""Providers at the other end of the wire: one file for each protocol, and a server for all of them."""
