@@ -58,7 +58,7 @@ class Family:
 
     def __enter__(self) -> Self:
         try:
-            wait_until(lambda: len(self.up()) == self._workers, "the workers start", seconds=30)
+            wait_until(lambda: len(self.up()) == self._workers, "the workers start")
         except BaseException:
             self.kill()
             raise
@@ -101,4 +101,4 @@ class Family:
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
     """Wait for something that takes moments on an idle machine."""
-    return wait_until(condition, what, seconds=20)
+    return wait_until(condition, what)

@@ -152,7 +152,7 @@ class Installation:
             person.http.close()
             return None
 
-        found: Person = wait_until(come, "a connection to the worker", seconds=30)
+        found: Person = wait_until(come, "a connection to the worker")
         return found
 
     def talking_to_the_model(self) -> list[psutil.Process]:

@@ -57,7 +57,7 @@ def nginx(folder: Path, config: str, port: int) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen([program, "-c", folder / "nginx.conf"], stdout=output, stderr=output)
     try:
-        wait_until(lambda: process.poll() is not None or _listens(port), "nginx listens", seconds=20)
+        wait_until(lambda: process.poll() is not None or _listens(port), "nginx listens")
         assert process.poll() is None, log.read_text()
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -12,7 +12,7 @@ import httpx
 
 Frame = tuple[str, dict[str, Any]]
 
-SILENCE = 10.0
+SILENCE = 30.0
 """Seconds after which a test that follows events will not hear any more."""
 
 

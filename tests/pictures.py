@@ -38,7 +38,6 @@ ENCLOSED: Final[tuple[FilePayload, ...]] = (
 DESK: Final = (1200, 760)
 PHONE: Final = (390, 760)
 LOCALE: Final = "en-GB"
-SOON: Final = 30_000
 USAGE: Final = {"prompt_tokens": 1840, "completion_tokens": 96, "total_tokens": 1936}
 COUNTS: Final = {"prompt_tokens": 900, "completion_tokens": 22, "total_tokens": 922}
 
@@ -78,7 +77,6 @@ class Studio:
         context = self.browser.new_context(
             viewport={"width": width, "height": height}, locale=locale, color_scheme="light"
         )
-        context.set_default_timeout(SOON)
         tab = Tab(context, self.installation.url)
         tab.sign_in(name)
         page = tab.page
@@ -239,7 +237,6 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model, archive = ModelServer(), SizedMCP()
     archive.tools = list(ARCHIVE)
-    expect.set_options(timeout=SOON)
     with ExitStack() as stack:
         model_url = stack.enter_context(running(model.app))
         harbour_url = stack.enter_context(running(harbour().streamable_http_app(), grace=0))

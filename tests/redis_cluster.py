@@ -94,7 +94,7 @@ class Server:
                 stderr=log,
                 preexec_fn=lambda: die_with_parent(parent, signal.SIGKILL),  # noqa: PLW1509 - nothing else forks
             )
-        wait_until(lambda: self.answers() or self._over(), f"a server answers, see {self.log}", seconds=20)
+        wait_until(lambda: self.answers() or self._over(), f"a server answers, see {self.log}")
         assert not self._over(), self.log.read_text()
 
     def _over(self) -> bool:
@@ -184,7 +184,7 @@ class RedisCluster:
                     master.ask("CLUSTER FAILOVER")
             return False
 
-        wait_until(restored, "the first masters are masters again", seconds=30)
+        wait_until(restored, "the first masters are masters again")
 
     def subscribed(self, channel: str) -> Server | None:
         """The server at which somebody listens to a channel."""
@@ -243,11 +243,11 @@ def form_cluster(masters: list[Server], replicas: list[Server]) -> None:
         server.ask("CLUSTER SET-CONFIG-EPOCH", n + 1)
         if server is not servers[0]:
             server.ask("CLUSTER MEET", *own, bus)
-    wait_until(lambda: all(_knows(server, len(servers)) for server in servers), "all know all", seconds=30)
+    wait_until(lambda: all(_knows(server, len(servers)) for server in servers), "all know all")
     for master, replica in zip(masters, replicas, strict=False):
         replica.ask("CLUSTER REPLICATE", master.ask("CLUSTER MYID"))
-    wait_until(lambda: all(_in_step(server) for server in replicas), "replicas follow", seconds=30)
-    wait_until(lambda: all(_is_whole(server) for server in servers), "the cluster is whole", seconds=30)
+    wait_until(lambda: all(_in_step(server) for server in replicas), "replicas follow")
+    wait_until(lambda: all(_is_whole(server) for server in servers), "the cluster is whole")
     first.close()
 
 
@@ -299,7 +299,7 @@ class SentinelGroup:
         """Let the Sentinels make the replica the master, though the master is well."""
         before = self.master
         self.sentinels[0].ask("SENTINEL FAILOVER", NAME)
-        wait_until(lambda: self.master is not before, "a failover", seconds=20)
+        wait_until(lambda: self.master is not before, "a failover")
 
 
 @contextlib.contextmanager
@@ -314,14 +314,14 @@ def sentinel_group(directory: Path, *, sentinels: int = 3, down_after: int = 100
         start = stack.enter_context
         master = start(Server(directory / "one"))
         replica = start(Server(directory / "two", "--replicaof", f"{master.host} {master.port}"))
-        wait_until(lambda: _in_step(replica), "the replica follows", seconds=20)
+        wait_until(lambda: _in_step(replica), "the replica follows")
         watched = (
             f"sentinel monitor {NAME} {master.host} {master.port} {sentinels // 2 + 1}",
             f"sentinel down-after-milliseconds {NAME} {down_after}",
             f"sentinel failover-timeout {NAME} 3000",
         )
         group = [start(Server(directory / f"sentinel-{n}", sentinel=watched)) for n in range(sentinels)]
-        wait_until(lambda: all(_sees(s, sentinels - 1) for s in group), "all see all", seconds=30)
+        wait_until(lambda: all(_sees(s, sentinels - 1) for s in group), "all see all")
         yield SentinelGroup([master, replica], group)
 
 

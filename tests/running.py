@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 
-def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, *, seconds: float = 30.0) -> Any:
     """Return the condition's first true value; fail with a description when there is none in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -51,7 +51,7 @@ def running(
         lifespan="on",
         timeout_graceful_shutdown=grace,
         proxy_headers=False,  # as in our own worker
-        **{"timeout_keep_alive": 1, **options},
+        **{"timeout_keep_alive": 60, **options},  # a request into a close is lost
     )
     server = Ending(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -26,12 +26,16 @@ FLAGS = [
 PICTURES: Final = os.environ.get("SCREENSHOTS", "")
 """The folder for pictures of what tests show; without one none are made."""
 
+SOON: Final = 30_000
+"""Milliseconds that a page may take to show something: a busy machine is slow."""
+
 SIZES: Final = {"wide": (1280, 800), "phone": (375, 740)}
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser without a head."""
+    expect.set_options(timeout=SOON)
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=need("chromium"), args=FLAGS)
 
@@ -78,7 +82,7 @@ class Tab:
 
     def answers(self, text: str) -> None:
         """Wait until the last answer is complete and contains a text."""
-        expect(self.page.get_by_test_id("message-assistant").last).to_contain_text(text, timeout=20_000)
+        expect(self.page.get_by_test_id("message-assistant").last).to_contain_text(text)
         expect(self.page.get_by_test_id("stop")).to_have_count(0)
 
     def picture(self, name: str, page: Page | None = None) -> None:

@@ -70,7 +70,7 @@ def test_a_call_of_an_app_waits_for_its_user(bob: Person, app: Any, tmp_path: Pa
         assert approval["decisions"] == ["once", "always", "deny"]
         assert (approval["session_id"], approval["turn_id"]) == (None, None)
         decided(bob, approval)
-        assert call.result(10).json()["structuredContent"] == {"total": 3}
+        assert call.result(30).json()["structuredContent"] == {"total": 3}
         heard = [next(events) for _ in range(2)]
     assert [event.name for event in heard] == ["approval", "approval_end"]
     assert {"type": "approval", **approval} == heard[0].data
@@ -85,13 +85,13 @@ def test_a_call_of_an_app_waits_for_its_user(bob: Person, app: Any, tmp_path: Pa
 def test_an_app_is_told_that_its_call_was_denied_or_changed(bob: Person, app: Any) -> None:
     call = app(3)
     decided(bob, asked(bob), "deny", reason="No.")
-    answer = call.result(10).json()
+    answer = call.result(30).json()
     assert answer["isError"] is True
     assert answer["content"][0]["text"] == "The user denied this call. They said: No."
     call = app(3)
     assert decide(bob, asked(bob), arguments={"by": "x"}).status_code == 422
     decided(bob, asked(bob), arguments={"by": 1})
-    answer = call.result(10).json()
+    answer = call.result(30).json()
     assert answer["structuredContent"] == {"total": 1}
     assert "The user changed the arguments" in answer["content"][0]["text"]
 
@@ -99,12 +99,12 @@ def test_an_app_is_told_that_its_call_was_denied_or_changed(bob: Person, app: An
 def test_an_app_that_was_allowed_for_good_does_not_ask_again(bob: Person, app: Any) -> None:
     call = app(1)
     decided(bob, asked(bob), "always")
-    assert call.result(10).status_code == 200
-    assert app(1).result(10).json()["structuredContent"] == {"total": 2}
+    assert call.result(30).status_code == 200
+    assert app(1).result(30).json()["structuredContent"] == {"total": 2}
     bob.http.delete(f"/llmchat/approvals/grants/{grants(bob)[0]['id']}").raise_for_status()
     call = app(1)
     decided(bob, asked(bob), "deny")
-    call.result(10)
+    call.result(30)
 
 
 def test_an_app_that_asks_too_much_is_refused_and_its_server_can_still_be_seen(bob: Person, app: Any) -> None:
@@ -114,11 +114,11 @@ def test_an_app_that_asks_too_much_is_refused_and_its_server_can_still_be_seen(b
     assert bob.get("servers/toys/tools").status_code == 200
     for each in waiting(bob):
         decided(bob, each, "deny")
-    assert all(each.result(10) for each in many)
+    assert all(each.result(30) for each in many)
 
 
 def test_nobody_is_asked_for_an_app_about_what_cannot_be_called(bob: Person, app: Any) -> None:
-    assert app("many").result(10).json()["isError"] is True
+    assert app("many").result(30).json()["isError"] is True
     assert waiting(bob) == []
 
 
@@ -126,7 +126,7 @@ def test_a_disconnect_ends_what_an_app_asks(bob: Person, app: Any) -> None:
     call = app(1)
     approval = asked(bob)
     bob.post("disconnect")
-    assert call.result(10).status_code == 400
+    assert call.result(30).status_code == 400
     assert decide(bob, approval).status_code == 410
     assert waiting(bob) == []
 
@@ -144,7 +144,7 @@ def test_what_plugins_block_is_not_called_for_an_app_and_nobody_is_asked_any_mor
         call = apps.submit(lambda: bob.post("apps/calls", **body, arguments={"by": 3}))
         with bob.following() as events:
             decided(bob, asked(bob), arguments={"by": 13})
-            answer = call.result(10).json()
+            answer = call.result(30).json()
             wait_until(lambda: next(events).name == "approval_end", "the question is over")
     assert answer["isError"] is True
     assert "No 13 here." in answer["content"][0]["text"]

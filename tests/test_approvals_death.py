@@ -60,7 +60,7 @@ def clean(far: SizedMCP, asking: AskingMCP, model: ModelServer, chat: Installati
     far.calls.clear()
     asking.clear()
     yield
-    wait_until(lambda: len(chat.workers()) == 2, "two workers", seconds=30)
+    wait_until(lambda: len(chat.workers()) == 2, "two workers")
 
 
 @pytest.fixture

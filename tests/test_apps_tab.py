@@ -226,7 +226,7 @@ def test_an_app_that_floods_is_stopped_and_the_chat_lives(
 ) -> None:
     tab = come("toys")
     tab.show(scripted, (f"toys__flood_{way}", {}))
-    expect(tab.page.get_by_test_id("app-stopped")).to_be_visible(timeout=20_000)
+    expect(tab.page.get_by_test_id("app-stopped")).to_be_visible()
     expect(tab.page.get_by_test_id("app-frame")).to_have_count(0)
     scripted.will(Reply(text="still here"))
     tab.send("are you there?")

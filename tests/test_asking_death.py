@@ -54,7 +54,7 @@ def clean(asking: AskingMCP, model: ModelServer, chat: Installation) -> Iterator
     asking.clear()
     yield
     asking.go.set()
-    wait_until(lambda: len(chat.workers()) == 2, "two workers", seconds=30)
+    wait_until(lambda: len(chat.workers()) == 2, "two workers")
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_what_a_task_asks_outlives_the_owner(
         owner.kill()
         owner.wait(10)
         assert answer(reader, question, day=SECRET).status_code == 200
-        wait_until(lambda: asking.updates, "the task hears of it", seconds=15)
+        wait_until(lambda: asking.updates, "the task hears of it")
         asking.go.set()
         assert going.result() == "ask-and-count: done"
     assert asking.calls == ["ask-and-count"]

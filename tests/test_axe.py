@@ -156,6 +156,19 @@ def test_no_screen_has_a_fault(
 
 def walk(screens: Screens, model: ModelServer, name: str) -> None:
     """Go through all that the page can show."""
+    come_in(screens, name)
+    model.will(
+        Reply(text="I look.", calls=[("far__size", {"size": 3}), ("far__wait", {})]),
+        Reply(text=ANSWER),
+        Reply(text="Never."),
+    )
+    decide(screens)
+    open_all(screens)
+    fail(screens, model)
+    be_asked(screens)
+
+
+def come_in(screens: Screens, name: str) -> None:
     tab, page = screens.tab, screens.page
     expect(page.get_by_test_id("sign-in")).to_be_visible()
     screens.look("sign-in")
@@ -165,11 +178,11 @@ def walk(screens: Screens, model: ModelServer, name: str) -> None:
     page.get_by_test_id("server-select").select_option("far")
     tab.connect("openai:scripted")
     screens.look("empty")
-    model.will(
-        Reply(text="I look.", calls=[("far__size", {"size": 3}), ("far__wait", {})]),
-        Reply(text=ANSWER),
-        Reply(text="Never."),
-    )
+
+
+def decide(screens: Screens) -> None:
+    """Change one call, refuse the other, and look at the answer."""
+    tab, page = screens.tab, screens.page
     tab.send("go")
     expect(page.get_by_test_id("approval")).to_have_count(2)
     screens.look("approval")
@@ -189,6 +202,23 @@ def walk(screens: Screens, model: ModelServer, name: str) -> None:
     tab.answers("Found")
     page.get_by_test_id("tool-card").first.locator("summary").click()
     screens.look("answer")
+
+
+def open_all(screens: Screens) -> None:
+    """Open what opens: menus, dialogs, and what a search finds."""
+    page = screens.page
+    page.locator(".title").get_by_test_id("conversation-menu").click()
+    expect(page.get_by_test_id("rename")).to_be_visible()
+    screens.look("menu")
+    page.keyboard.press("Escape")
+    page.get_by_test_id("model-button").click()
+    expect(page.get_by_test_id("model-here")).to_be_visible()
+    screens.look("models")
+    page.keyboard.press("Escape")
+    page.get_by_test_id("search").fill("go")
+    expect(page.get_by_test_id("search-result")).to_have_count(1)
+    screens.look("found")
+    page.get_by_test_id("search").fill("")
     page.get_by_test_id("tool-count").click()
     page.locator(".server details summary").first.click()
     page.locator(".add summary").click()
@@ -202,6 +232,11 @@ def walk(screens: Screens, model: ModelServer, name: str) -> None:
     page.get_by_test_id("edit").first.click()
     screens.look("edit")
     page.keyboard.press("Escape")
+
+
+def fail(screens: Screens, model: ModelServer) -> None:
+    """Meet a model that refuses, and a chat that does."""
+    tab, page = screens.tab, screens.page
     model.will(Reply(status=400))
     tab.send("fail")
     expect(page.get_by_test_id("message-assistant").last.get_by_test_id("error")).to_be_visible()
@@ -210,6 +245,11 @@ def walk(screens: Screens, model: ModelServer, name: str) -> None:
     expect(page.locator(".banner")).to_be_visible()
     screens.look("error")
     page.unroute_all()
+
+
+def be_asked(screens: Screens) -> None:
+    """Be asked by servers, and answer what will not do."""
+    page = screens.page
     asked(page, EVERYTHING, {**LINK, "id": "q2"})
     page.reload()
     expect(page.get_by_test_id("question")).to_have_count(2)

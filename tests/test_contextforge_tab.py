@@ -101,7 +101,7 @@ def virtual_server(gateway: Gateway, mcp_url: str) -> str:
         found = gateway.http.get(f"{gateway.url}/tools", headers=headers).json()
         return found if isinstance(found, list) else list(found["data"])
 
-    listed = wait_until(tools, "the gateway knows the tools", seconds=30)
+    listed = wait_until(tools, "the gateway knows the tools")
     server = {
         "name": "Toys",
         "description": "What one can play with",
@@ -201,16 +201,16 @@ def test_the_gateways_own_tab_chats_with_us_and_uses_a_tool(context: BrowserCont
     let_it_add(site, tools)
     say_in_the_gateways_tab(page, "What is two and three?")
     thread = page.locator("#chat-messages-container")
-    expect(thread.locator("strong", has_text="five")).to_be_visible(timeout=20_000)
+    expect(thread.locator("strong", has_text="five")).to_be_visible()
     expect(thread.locator(".user-message")).to_contain_text("What is two and three?")
     card = thread.locator(".tool-events-card")
     expect(card).to_contain_text('Input: {"a":2,"b":3}')
     expect(card).to_contain_text("Output: 5")
     expect(card).to_contain_text("Tools used")
-    expect(page.locator("#chat-input")).to_be_enabled(timeout=20_000)
+    expect(page.locator("#chat-input")).to_be_enabled()
     keep(page, "contextforge-tab")
     page.locator("#llm-disconnect-btn").click()
-    expect(page.locator("#llm-connect-btn")).to_be_visible(timeout=20_000)
+    expect(page.locator("#llm-connect-btn")).to_be_visible()
     asked = [each for each in answered if "/llmchat/" in each]
     paths = ("gateway/models", "connect", "chat", "disconnect")
     assert asked == [f"200 /llmchat/{path}" for path in paths]
@@ -222,7 +222,7 @@ def test_our_own_tab_goes_on_with_the_same_conversation_and_login(
     page = logged_in(context, site)
     let_it_add(site, connect_in_the_gateways_tab(page))
     say_in_the_gateways_tab(page, "What is two and three?")
-    expect(page.locator("#chat-messages-container strong", has_text="five")).to_be_visible(timeout=20_000)
+    expect(page.locator("#chat-messages-container strong", has_text="five")).to_be_visible()
     ours = Tab(context, f"{site.url}/chat")
     expect(ours.page).to_have_url(f"{site.url}/chat/")
     ours.answers("Together that is five.")
@@ -233,7 +233,7 @@ def test_our_own_tab_goes_on_with_the_same_conversation_and_login(
     site.model.will(Reply(text="one two three", hold=hold))
     ours.send("Say it slowly.")
     last = ours.page.get_by_test_id("message-assistant").last
-    expect(last).to_contain_text("one", timeout=20_000)  # nothing on the way collects it until it is whole
+    expect(last).to_contain_text("one")  # nothing on the way collects it until it is whole
     hold.set()
     ours.answers("one two three")
     ours.page.get_by_test_id("disconnect").click()
@@ -261,7 +261,7 @@ def test_the_gateways_page_shows_our_tab_as_an_element(context: BrowserContext, 
         document.body.replaceChildren(chat);
     }""")
     frame = page.frame_locator("mcp-chat iframe")
-    expect(frame.get_by_test_id("connect")).to_be_visible(timeout=20_000)
+    expect(frame.get_by_test_id("connect")).to_be_visible()
     expect(frame.get_by_text(ADMIN)).to_be_visible()
 
 

@@ -96,7 +96,7 @@ def clean(till: Till, model: ModelServer, chat: Installation) -> Iterator[None]:
     till.go.clear()
     yield
     till.go.set()
-    wait_until(lambda: len(chat.workers()) == 2, "two workers", seconds=30)
+    wait_until(lambda: len(chat.workers()) == 2, "two workers")
 
 
 @pytest.fixture

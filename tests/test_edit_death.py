@@ -140,7 +140,7 @@ def people(chat: Installation, owner: psutil.Process, name: str) -> Iterator[lis
     with chat.person(name, owner) as here, chat.person(name, other) as there:
         here.connect()
         yield [here, there]
-    wait_until(lambda: len(chat.workers()) == 2, "two workers", seconds=30)
+    wait_until(lambda: len(chat.workers()) == 2, "two workers")
 
 
 def told(person: Person) -> list[str]:

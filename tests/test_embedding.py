@@ -140,7 +140,7 @@ def chats(within: Page | FrameLocator, model: str = "demo:demo") -> None:
     within.get_by_test_id("connect").click()
     within.get_by_test_id("composer").fill("add 2 and 3")
     within.get_by_test_id("composer").press("Enter")
-    expect(within.get_by_test_id("message-assistant").last).to_contain_text("answered: 5", timeout=20_000)
+    expect(within.get_by_test_id("message-assistant").last).to_contain_text("answered: 5")
 
 
 def sign_in(within: Page | FrameLocator, name: str) -> None:
@@ -285,7 +285,7 @@ def test_a_listed_page_shows_the_chat_in_a_frame(
     sign_in(frame, name)
     chats(frame)
     page.page.reload()
-    expect(frame.get_by_test_id("message-assistant").last).to_contain_text("answered: 5", timeout=20_000)
+    expect(frame.get_by_test_id("message-assistant").last).to_contain_text("answered: 5")
     assert page.complaints == []
 
 
@@ -334,7 +334,7 @@ def test_each_example_shows_the_chat(
     pages.example = head + example.replace("https://chat.example.org", pages.chat)
     tab = Tab(context, f"{allowed}/example")
     frame = tab.page.frame_locator("iframe")  # in the element's shadow, too
-    expect(frame.get_by_test_id("user-input")).to_be_visible(timeout=20_000)
+    expect(frame.get_by_test_id("user-input")).to_be_visible()
     assert tab.complaints == []
 
 

@@ -53,6 +53,8 @@ class Bug:
         yield "bells", b"".join(self._rung)
         for key in self.redis.scan_iter():
             yield key.split(b"{")[0].decode(), repr(self._value(key)).encode()
+        self.redis.set("written", 1)
+        self.redis.waitaof(1, 0, 10_000)  # while it waits for the disk, the server puts off writing
         for path in self.folder.rglob("*.aof"):
             yield "append-only file", path.read_bytes()
         for path in self.folder.glob("chat.db*"):

@@ -236,7 +236,7 @@ def test_a_link_says_where_it_leads_and_text_cannot_hide_or_turn(
     trap.connect("openai:scripted")
     trap.send("go")
     answer = trap.page.get_by_test_id("message-assistant")
-    expect(answer).to_have_attribute("data-state", "done", timeout=20_000)
+    expect(answer).to_have_attribute("data-state", "done")
     expect(answer.locator("a")).to_have_count(5)
     after = "links => links.map(link => getComputedStyle(link, '::after').content)"
     assert answer.locator("a").evaluate_all(after) == [

@@ -311,7 +311,7 @@ def test_a_question_outlives_all_workers(
     day.fill("2027-03-01")
     for worker in installation.workers():
         worker.kill()
-    wait_until(lambda: len(installation.workers()) == 2, "two workers", seconds=30)
+    wait_until(lambda: len(installation.workers()) == 2, "two workers")
     expect(day).to_have_value("2027-03-01")
     send = page.get_by_test_id("question-accept")
     expect(page.get_by_test_id("error")).to_contain_text("connection was lost")

@@ -289,8 +289,8 @@ def site(far_site: Site) -> Iterator[Site]:
         host.machine.join()
     far_site.cluster.restore()
     for host in far_site.hosts:
-        wait_until(lambda host=host: len(host.workers()) == WORKERS, "all workers", seconds=30)  # type: ignore[misc]
-        wait_until(lambda host=host: _is_ready(host), f"{host.name} is ready", seconds=30)  # type: ignore[misc]
+        wait_until(lambda host=host: len(host.workers()) == WORKERS, "all workers")  # type: ignore[misc]
+        wait_until(lambda host=host: _is_ready(host), f"{host.name} is ready")  # type: ignore[misc]
 
 
 def _is_ready(host: Host) -> bool:
@@ -388,10 +388,10 @@ def test_a_host_that_was_cut_off_cannot_write_any_more(site: Site, name: str, at
             with lost.machine.alone():
                 answer = given_once_more(frames)
                 assert not site.model.hung_up, "the lost host is still at it"
-        wait_until(lambda: f'"user": "{user}"' in lost.lines("user.fenced"), "it has noticed", seconds=30)
+        wait_until(lambda: f'"user": "{user}"' in lost.lines("user.fenced"), "it has noticed")
         wait_until(lambda: site.model.hung_up, "it asks its model no more")
-        wait_until(lambda: not lost.machine.unsent(), "nothing is on its way any more", seconds=30)
-        wait_until(site.cluster.agrees, "the cluster is whole", seconds=30)
+        wait_until(lambda: not lost.machine.unsent(), "nothing is on its way any more")
+        wait_until(site.cluster.agrees, "the cluster is whole")
         check_log(site, user, "turn")
         for person in (owner, reader):
             assert told(person) == [("user", "count"), ("assistant", answer)]

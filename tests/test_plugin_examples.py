@@ -124,7 +124,7 @@ def test_what_was_asked_and_called_is_in_a_file(
         lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines]
 
-    wait_until(lambda: len(entries()) == 5, "a line for each", seconds=20)
+    wait_until(lambda: len(entries()) == 5, "a line for each")
     whats = sorted(each["what"] for each in entries())
     assert whats == ["answered", "answered", "asked", "called", "calling"], "it has spoken twice"
     assert {each["user"] for each in entries()} == {"ann"}

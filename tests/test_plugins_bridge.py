@@ -633,10 +633,10 @@ def test_what_was_looked_at_is_not_looked_at_again_by_the_next_owner(
                 "text": "tell ***"
             }
     with running(create_app(wanted)) as url, Person(url, name, token=token(name)) as alice:
-        [approval] = wait_until(lambda: waiting(alice), "it waits here", seconds=20)
+        [approval] = wait_until(lambda: waiting(alice), "it waits here")
         assert approval["arguments"] == {"text": "tell ***"}
         decided(alice, approval)
-        wait_until(lambda: len(alice.history()) == 4, "the turn has ended", seconds=20)
+        wait_until(lambda: len(alice.history()) == 4, "the turn has ended")
         assert alice.history()[2]["content"] == "tell ***"
     assert len(seen("tool_pre_invoke")) == 1
     assert len(seen("tool_post_invoke")) == 1

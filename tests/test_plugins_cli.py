@@ -134,7 +134,7 @@ def test_what_plugins_do_is_summed_over_workers(
     def both() -> bool:
         return measured(scraped(installation.url, asked_for=True))["DayBudget", "agent_pre_invoke"].asked == 4
 
-    wait_until(both, "four turns are counted", seconds=20)
+    wait_until(both, "four turns are counted")
     budget, *_ = listed("--url", installation.url, **configured)
     at_turns = budget["hooks"]["agent_pre_invoke"]
     assert (at_turns["asked"], at_turns["blocks"], at_turns["errors"]) == (4, 1, 0)

@@ -250,7 +250,7 @@ def test_a_plugin_that_is_not_there_yet_keeps_what_it_guards(
         away = "Blocked by the plugin PIIFilterPlugin: The plugin is not there. Please try again later."
         assert texts(model.requests[1], "tool") == [away]
         with plugin_server(there, port):
-            wait_until(asked, "the plugin lets calls through", seconds=30)
+            wait_until(asked, "the plugin lets calls through")
     assert registry.asked == ["who is [PII]"]
 
 

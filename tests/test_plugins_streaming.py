@@ -233,7 +233,7 @@ def test_the_summary_goes_through_the_same_doors(
         model.will(*[Reply(text=f"Answer {n}: {SECRET}.") for n in range(9)])
         for n in range(4):
             alice.say(f"Question {n}?")
-        wait_until(lambda: _summaries(hook), "a summary was looked at", seconds=20)
+        wait_until(lambda: _summaries(hook), "a summary was looked at")
         assert _summaries("cmf.llm_input")
         assert SECRET not in everywhere(tmp_path, valkey_url, alice.history())
 
@@ -250,7 +250,7 @@ def test_what_is_held_back_and_never_told_is_counted(plugged: Any, model: ModelS
     wanted = {hook: {"do": does, "word": SECRET, "about": "such word"}}
     with plugged(plugin(hooks=[hook], does=wanted), plugin_hold="answer") as alice:
         with alice.streaming("Tell me.") as frames:
-            wait_until(lambda: seen(hook), "the plugin is asked", seconds=20)
+            wait_until(lambda: seen(hook), "the plugin is asked")
             if does == "hang":
                 alice.post("cancel")
             told = list(frames)

@@ -150,7 +150,7 @@ def says(tab: Tab, scripted: ModelServer, said: str) -> Locator:
     scripted.will(Reply(text=said))
     tab.send("go")
     answer = tab.page.get_by_test_id("message-assistant").last
-    expect(answer).to_have_attribute("data-state", "done", timeout=20_000)
+    expect(answer).to_have_attribute("data-state", "done")
     return answer
 
 
@@ -239,7 +239,7 @@ def test_while_an_answer_streams_in_its_finished_blocks_stay_the_same_elements(
     tab.send("go")
     prose = page.get_by_test_id("message-text").last
     try:
-        expect(prose).to_contain_text("is here", timeout=20_000)
+        expect(prose).to_contain_text("is here")
         expect(prose.locator(".hl-number")).to_have_text("1")
         expect(prose.locator(".formula")).to_have_count(1)
         page.evaluate("kept = [...document.querySelectorAll('.prose > *')]")
@@ -247,7 +247,7 @@ def test_while_an_answer_streams_in_its_finished_blocks_stay_the_same_elements(
         assert page.evaluate("kept.length") == 6
     finally:
         held.set()
-    expect(page.get_by_test_id("message-assistant")).to_have_attribute("data-state", "done", timeout=20_000)
+    expect(page.get_by_test_id("message-assistant")).to_have_attribute("data-state", "done")
     same = "[...document.querySelectorAll('.prose > *')].map((one, place) => one === kept[place])"
     assert page.evaluate(same) == [True] * 6
 
@@ -336,7 +336,7 @@ def test_a_long_result_is_clipped_and_all_of_it_is_there_when_asked_for(
     assert len(result.inner_text()) < 9000
     result.get_by_test_id("show-all").click()  # what the model was given
     result.get_by_role("button", name="Show the whole result").click()
-    expect(result.locator("pre")).to_contain_text("line 59999 of many", timeout=20_000)
+    expect(result.locator("pre")).to_contain_text("line 59999 of many")
     assert result.locator("pre").evaluate("box => box.textContent") == LONG
 
 
@@ -363,7 +363,7 @@ def test_progress_is_a_bar_with_what_the_tool_says(tab: Tab, scripted: ModelServ
     tab.send("go")
     try:
         progress = tab.page.get_by_test_id("tool-progress")
-        expect(progress).to_have_text("nearly there · 3 of 4", timeout=20_000)
+        expect(progress).to_have_text("nearly there · 3 of 4")
         expect(progress.locator("progress")).to_have_js_property("position", 0.75)
         tab.picture("progress")
     finally:

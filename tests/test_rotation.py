@@ -238,7 +238,7 @@ def test_a_rotation_that_was_killed_is_run_again(keys: Keys, database: str, tmp_
             query = "SELECT count(*) FROM chat_user WHERE config LIKE ?"
             return int(connection.execute(query, (f"{vault.head}%",)).fetchone()[0])
 
-    wait_until(lambda: under(NEW), "it has begun", seconds=30)
+    wait_until(lambda: under(NEW), "it has begun")
     rotating.send_signal(signal.SIGKILL)
     assert rotating.wait(10) == -signal.SIGKILL
     left = under(OLD)

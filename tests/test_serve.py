@@ -34,7 +34,7 @@ TESTS = Path(__file__).parent
 KEY = base64.b64encode(bytes(range(32))).decode()
 
 
-def wait_for(condition: Callable[[], object], limit: float = 10) -> None:
+def wait_for(condition: Callable[[], object], limit: float = 30) -> None:
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -124,7 +124,7 @@ class Running:
         about: dict[str, Any] = httpx.get(f"{self.url}/about").json()
         return about
 
-    def ends(self, limit: float = 10) -> int:
+    def ends(self, limit: float = 30) -> int:
         """Wait until it and all its family are gone; return its exit code."""
         code = self.process.wait(limit)
         wait_for(lambda: all(ended(member) for member in self.family), limit)
@@ -172,7 +172,7 @@ class Reader(threading.Thread):
                 self.began.set()
             self.whole = True
 
-    def read(self, limit: float = 10) -> str:
+    def read(self, limit: float = 30) -> str:
         self.join(limit)
         assert not self.is_alive()
         return self.text

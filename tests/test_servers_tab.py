@@ -196,7 +196,7 @@ def test_a_lost_server_says_why_and_is_tried_again(tab: Tab) -> None:
     with page.expect_request(lambda request: request.method == "PATCH") as sent:
         server.get_by_test_id("server-again").click()
     assert json.loads(sent.value.post_data or "") == {"enabled": False}
-    expect(server).to_have_attribute("data-state", "open", timeout=20_000)
+    expect(server).to_have_attribute("data-state", "open")
     expect(page.get_by_test_id("tool-count")).to_have_text("2 tools")
 
 

@@ -22,7 +22,6 @@ from tests.tab import PICTURES, SIZES, Tab, chromium
 
 pytestmark = pytest.mark.slow
 
-SOON = 20_000
 HOSTILE = "<img src=x onerror=pwned()>\u202etxt.exe"
 
 
@@ -55,7 +54,6 @@ def come(browser: Browser, installation: Installation) -> Iterator[Callable[...,
         def open_tab(name: str, **options: Any) -> Tab:
             context = browser.new_context(**options)
             stack.callback(context.close)
-            context.set_default_timeout(SOON)
             tabs.append(Tab(context, installation.url))
             tabs[-1].sign_in(name)
             badge = tabs[-1].page.get_by_test_id("connected-badge")
@@ -64,9 +62,7 @@ def come(browser: Browser, installation: Installation) -> Iterator[Callable[...,
                 tabs[-1].connect("openai:scripted")
             return tabs[-1]
 
-        expect.set_options(timeout=SOON)
         yield open_tab
-        expect.set_options(timeout=5000)
         for tab in tabs:
             assert tab.complaints == []
             assert [url for url in tab.requests if not url.startswith((installation.url, "blob:"))] == []

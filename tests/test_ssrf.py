@@ -74,8 +74,8 @@ Open = Callable[..., str]
 def made(folder: Path, **values: Any) -> Settings:
     """Settings of an application in memory; arguments take precedence."""
     nothing = folder / "nothing"
-    common = {"workers": 1, "ollama_url": "off", "log_level": "error", "connect_timeout": 3}
-    limits = {"tool_timeout": 30, "model_timeout": 3, "turn_timeout": 10}
+    common = {"workers": 1, "ollama_url": "off", "log_level": "error", "connect_timeout": 20}
+    limits = {"tool_timeout": 30, "model_timeout": 20, "turn_timeout": 60}
     return load_settings(**{**common, **limits, "models_file": nothing, "servers_file": nothing, **values})
 
 

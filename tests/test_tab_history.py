@@ -12,11 +12,9 @@ from playwright.sync_api import Browser, FilePayload, expect
 from tests.installation import Installation
 from tests.model_server import ModelServer
 from tests.running import running
-from tests.tab import Tab, chromium
+from tests.tab import SOON, Tab, chromium
 
 pytestmark = pytest.mark.slow
-
-SOON = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +107,7 @@ def test_ten_thousand_messages_are_read_as_one_scrolls(tab: Tab) -> None:
     long = brought(tab, *(each for pair in pairs for each in pair))
     questions = page.get_by_test_id("message-user")
     page.goto(f"{tab.url}/#/c/{long}")
-    expect(questions.last).to_have_text("Question 4999?", timeout=SOON)
+    expect(questions.last).to_have_text("Question 4999?")
     expect(questions.last).to_be_in_viewport()
     assert questions.count() < 50  # the newest ones alone
     tab.picture("long")
@@ -120,20 +118,20 @@ def test_ten_thousand_messages_are_read_as_one_scrolls(tab: Tab) -> None:
     for _ in range(5):
         first = questions.first.text_content()
         thread.evaluate("element => (element.scrollTop = 0)")
-        expect(questions.first).not_to_have_text(first or "", timeout=SOON)
+        expect(questions.first).not_to_have_text(first or "")
     expect(page.get_by_text("Question 4999?", exact=True)).to_have_count(0)  # the page has but a part of them
     page.get_by_test_id("beginning").click()
     expect(questions.first).to_have_text("Question 0?", timeout=3 * SOON)
-    expect(questions.first).to_be_in_viewport(timeout=SOON)
+    expect(questions.first).to_be_in_viewport()
     expect(page.get_by_test_id("older")).to_have_count(0)
     for _ in range(5):
         last = questions.last.text_content()
         thread.evaluate("element => (element.scrollTop = element.scrollHeight)")
-        expect(questions.last).not_to_have_text(last or "", timeout=SOON)
+        expect(questions.last).not_to_have_text(last or "")
     assert questions.count() < 100
     tab.send("And now?")
-    expect(questions.last).to_contain_text("And now?", timeout=SOON)
-    expect(questions.last).to_be_in_viewport(timeout=SOON)
+    expect(questions.last).to_contain_text("And now?")
+    expect(questions.last).to_be_in_viewport()
 
 
 def test_a_message_that_was_found_is_led_to(tab: Tab) -> None:
@@ -146,7 +144,7 @@ def test_a_message_that_was_found_is_led_to(tab: Tab) -> None:
     )
     page.goto(f"{tab.url}/#/c/{long}/m/{found}")
     message = page.get_by_test_id("message-assistant").filter(has_text=re.compile(r"Answer 7\."))
-    expect(message).to_be_in_viewport(timeout=SOON)
+    expect(message).to_be_in_viewport()
     expect(message).to_be_focused()
     expect(message).to_have_attribute("data-found", "true")
     tab.picture("found")

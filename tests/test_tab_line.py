@@ -19,7 +19,6 @@ from tests.tab import Tab, chromium
 
 pytestmark = pytest.mark.slow
 
-SOON = 20_000
 
 COUNTED = "one two three four five six seven eight nine ten"
 
@@ -68,7 +67,7 @@ class Somebody:
     def second(self) -> Tab:
         """Open another tab of theirs."""
         tab = Tab(self.context, self.tab.url)
-        expect(tab.page.get_by_test_id("composer")).to_be_visible(timeout=SOON)
+        expect(tab.page.get_by_test_id("composer")).to_be_visible()
         return tab
 
 
@@ -111,8 +110,8 @@ def test_what_is_said_in_one_tab_is_streamed_in_the_other(somebody: Somebody, sc
     scripted.will(Reply(text="one two three", hold=hold))
     one.send("count")
     for tab in (one, two):
-        expect(questions(tab)).to_have_text(["count"], timeout=SOON)
-        expect(answers(tab)).to_contain_text("one two", timeout=SOON)
+        expect(questions(tab)).to_have_text(["count"])
+        expect(answers(tab)).to_contain_text("one two")
         expect(tab.page.get_by_test_id("stop")).to_be_visible()
     hold.set()
     for tab in (one, two):
@@ -121,7 +120,7 @@ def test_what_is_said_in_one_tab_is_streamed_in_the_other(somebody: Somebody, sc
         expect(questions(tab).get_by_test_id("edit")).to_be_visible()
     two.send("and now?")
     for tab in (one, two):
-        expect(questions(tab)).to_have_text(["count", "and now?"], timeout=SOON)
+        expect(questions(tab)).to_have_text(["count", "and now?"])
         tab.answers("3 messages, the last from user: and now?")
     assert one.complaints == two.complaints == []
 
@@ -131,20 +130,20 @@ def test_both_tabs_stop_steer_edit_and_switch_branches(somebody: Somebody, scrip
     one, two = somebody.tab, somebody.second()
     scripted.will(Reply(text="one two three", hold=hold), Reply(text="four"))
     one.send("count")
-    expect(answers(two)).to_contain_text("one two", timeout=SOON)
+    expect(answers(two)).to_contain_text("one two")
     two.send("and go on")
     hold.set()
     for tab in (one, two):
-        expect(questions(tab)).to_have_text(["count", "and go on"], timeout=SOON)
+        expect(questions(tab)).to_have_text(["count", "and go on"])
         tab.answers("four")
         expect(answers(tab)).to_have_count(2)
         expect(answers(tab).first).to_contain_text("one two three")
     scripted.will(Reply(text="word " * 500, pause=0.05))
     one.send("a long story")
-    expect(answers(two).last).to_contain_text("word", timeout=SOON)
+    expect(answers(two).last).to_contain_text("word")
     two.page.get_by_test_id("stop").click()
     for tab in (one, two):
-        expect(tab.page.get_by_test_id("stopped")).to_be_visible(timeout=SOON)
+        expect(tab.page.get_by_test_id("stopped")).to_be_visible()
         expect(tab.page.get_by_test_id("stop")).to_have_count(0)
     scripted.will(Reply(text="A short one."))
     questions(one).last.get_by_test_id("edit").click()
@@ -156,7 +155,7 @@ def test_both_tabs_stop_steer_edit_and_switch_branches(somebody: Somebody, scrip
         expect(questions(tab).last.get_by_test_id("switcher")).to_contain_text("2/2")
     questions(two).last.get_by_test_id("branch-before").click()
     for tab in (one, two):
-        expect(questions(tab).last).to_contain_text("a long story", timeout=SOON)
+        expect(questions(tab).last).to_contain_text("a long story")
         expect(questions(tab).last.get_by_test_id("switcher")).to_contain_text("1/2")
     assert one.complaints == two.complaints == []
 
@@ -166,7 +165,7 @@ def test_an_answer_that_fails_says_why_in_both_tabs(somebody: Somebody, scripted
     scripted.will(Reply(status=401))
     one.send("hello")
     for tab in (one, two):
-        expect(tab.page.get_by_test_id("error")).to_contain_text("refused the API key", timeout=SOON)
+        expect(tab.page.get_by_test_id("error")).to_contain_text("refused the API key")
         expect(tab.page.get_by_test_id("stop")).to_have_count(0)
 
 
@@ -177,7 +176,7 @@ def test_a_reload_in_mid_answer_leaves_no_gap_and_repeats_nothing(
     scripted.will(Reply(text=COUNTED, pause=0.3))
     tab.send("count")
     for word in ("two", "six"):
-        expect(prose(tab)).to_contain_text(word, timeout=SOON)
+        expect(prose(tab)).to_contain_text(word)
         tab.page.reload()
     tab.answers("ten")
     expect(prose(tab)).to_have_text(COUNTED)
@@ -191,7 +190,7 @@ def test_when_the_worker_dies_in_mid_answer_both_tabs_have_all_of_it_once(
     scripted.will(Reply(text=COUNTED, hang_after=5), Reply(text=COUNTED, pause=0.1))
     one.send("count")
     for tab in (one, two):
-        expect(answers(tab)).to_contain_text("four", timeout=SOON)
+        expect(answers(tab)).to_contain_text("four")
     for worker in installation.talking_to_the_model():
         worker.kill()
     for tab in (one, two):
@@ -208,9 +207,9 @@ def test_a_lost_network_is_made_up_for(
     tab, hold = somebody.tab, threading.Event()
     scripted.will(Reply(text="one two three", hold=hold))
     tab.send("count")
-    expect(answers(tab)).to_contain_text("one two", timeout=SOON)
+    expect(answers(tab)).to_contain_text("one two")
     somebody.context.set_offline(True)
-    expect(tab.page.get_by_test_id("error")).to_contain_text("connection was lost", timeout=SOON)
+    expect(tab.page.get_by_test_id("error")).to_contain_text("connection was lost")
     with browser.new_context() as context:  # another device
         other = Tab(context, installation.url)
         other.sign_in(name)
@@ -219,7 +218,7 @@ def test_a_lost_network_is_made_up_for(
         other.send("and from here")
         other.answers("3 messages, the last from user: and from here")
     somebody.context.set_offline(False)
-    expect(questions(tab)).to_have_text(["count", "and from here"], timeout=SOON)
+    expect(questions(tab)).to_have_text(["count", "and from here"])
     tab.answers("3 messages")
     expect(answers(tab).first.locator(".prose")).to_have_text("one two three")
     expect(tab.page.get_by_test_id("error")).to_have_count(0)
@@ -231,9 +230,9 @@ def test_that_the_server_cannot_be_reached_is_said_only_until_it_can(somebody: S
     tab.answers("hello")
     somebody.context.set_offline(True)
     tab.send("hello again")
-    expect(tab.page.get_by_test_id("error")).to_contain_text("cannot be reached", timeout=SOON)
+    expect(tab.page.get_by_test_id("error")).to_contain_text("cannot be reached")
     somebody.context.set_offline(False)
-    expect(tab.page.get_by_test_id("error")).to_have_count(0, timeout=SOON)
+    expect(tab.page.get_by_test_id("error")).to_have_count(0)
     expect(tab.page.get_by_test_id("composer")).to_have_value("hello again")
 
 
@@ -243,7 +242,7 @@ def test_a_tab_that_nobody_sees_gives_its_line_away_and_catches_up(
     one, two = somebody.tab, somebody.second()
     one.send("hello")
     two.answers("hello")
-    with two.page.expect_event("requestfailed", lambda request: "/events" in request.url, timeout=SOON):
+    with two.page.expect_event("requestfailed", lambda request: "/events" in request.url):
         two.page.evaluate(HIDE, True)
     one.send("are you there?")
     one.answers("are you there?")
@@ -287,7 +286,7 @@ def test_a_stop_that_overtakes_its_message_stops_it_nevertheless(
     assert early.value.json()["status"] == "no_running_turn"
     for message in sent:
         message.continue_()
-    expect(tab.page.get_by_test_id("stopped")).to_be_visible(timeout=SOON)
+    expect(tab.page.get_by_test_id("stopped")).to_be_visible()
     expect(tab.page.get_by_test_id("stop")).to_have_count(0)
     expect(questions(tab)).to_have_text(["a long story"])
 
@@ -309,10 +308,10 @@ def test_what_is_said_into_an_answer_is_said_once_though_nobody_heard_that_it_wa
 
     scripted.will(Reply(text="one two three", hold=hold), Reply(text="four"))
     tab.send("count")
-    expect(answers(tab)).to_contain_text("one two", timeout=SOON)
+    expect(answers(tab)).to_contain_text("one two")
     tab.page.route("**/llmchat/chat", lose)
     tab.send("and go on")
-    expect(tab.page.get_by_test_id("composer")).to_have_value("and go on", timeout=SOON)  # it is not there
+    expect(tab.page.get_by_test_id("composer")).to_have_value("and go on")  # it is not there
     tab.page.keyboard.press("Enter")
     wait_for(tab, lambda: len(ids) == 2)
     hold.set()
@@ -338,7 +337,7 @@ def test_a_tab_without_a_line_shows_what_happens_and_has_one_once_it_is_used(
     one.answers("are you there?")
     two.answers("are you there?")
     assert not [url for url in two.requests if "/events" in url]
-    with two.page.expect_request("**/llmchat/events*", timeout=SOON):
+    with two.page.expect_request("**/llmchat/events*"):
         two.page.get_by_test_id("composer").click()
     two.send("yes")
     two.answers("from user: yes")
@@ -352,7 +351,7 @@ def test_a_line_that_ends_at_once_is_not_begun_again_without_a_pause(somebody: S
     )
     tab.requests.clear()
     tab.page.reload()
-    expect(tab.page.get_by_test_id("composer")).to_be_visible(timeout=SOON)
+    expect(tab.page.get_by_test_id("composer")).to_be_visible()
     tab.page.wait_for_timeout(4000)
     assert 1 < len([url for url in tab.requests if "/llmchat/events" in url]) < 8
     tab.page.unroute("**/llmchat/events*")
@@ -369,13 +368,13 @@ def test_who_signs_out_in_one_tab_is_gone_in_the_other_with_all_that_was_theirs(
         tab.answers("a secret of mine")
         tab.page.get_by_test_id("composer").fill("not sent yet")
     two.page.get_by_test_id("sign-out").click()
-    expect(one.page.get_by_test_id("user-input")).to_be_visible(timeout=SOON)
+    expect(one.page.get_by_test_id("user-input")).to_be_visible()
     two.sign_in(f"{name}-after")
-    expect(one.page.locator(".person .name")).to_have_text(f"{name}-after", timeout=SOON)
+    expect(one.page.locator(".person .name")).to_have_text(f"{name}-after")
     for tab in (one, two):
         expect(tab.page.locator("body")).not_to_contain_text("a secret of mine")
     two.page.get_by_test_id("sign-out").click()
-    expect(one.page.get_by_test_id("user-input")).to_be_visible(timeout=SOON)
+    expect(one.page.get_by_test_id("user-input")).to_be_visible()
     two.sign_in(name)
     for tab in (one, two):
         tab.answers("a secret of mine")
@@ -394,7 +393,7 @@ def test_what_is_on_its_way_when_its_user_signs_out_is_not_kept_for_anybody(
     tab.send("a secret of mine")
     wait_for(tab, lambda: bool(sent))
     tab.page.get_by_test_id("sign-out").click()
-    expect(tab.page.get_by_test_id("user-input")).to_be_visible(timeout=SOON)
+    expect(tab.page.get_by_test_id("user-input")).to_be_visible()
     sent[0].abort()
     tab.sign_in(f"{name}-after")
     tab.connect("openai:scripted")

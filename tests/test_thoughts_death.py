@@ -46,7 +46,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory, till: Till, wire: Wire) -> It
 @pytest.fixture
 def owner(chat: Installation) -> psutil.Process:
     """The worker that will own the user and die."""
-    wait_until(lambda: len(chat.workers()) == 2, "two workers", seconds=30)
+    wait_until(lambda: len(chat.workers()) == 2, "two workers")
     return chat.workers()[0]
 
 
@@ -72,7 +72,7 @@ def test_the_next_owner_sends_back_what_the_model_had_signed(
         assert "".join(next(frames)[1]["content"] for _ in range(1)).startswith("I")
         wait_until(lambda: till.calls, "the call has arrived")
         owner.kill()
-        wait_until(lambda: len(till.calls) == 2, "it was made again", seconds=15)
+        wait_until(lambda: len(till.calls) == 2, "it was made again")
         till.go.set()
         assert list(frames)[-1][1]["content"] == "Seen."
     items = wire.asked[-1].body["input"]

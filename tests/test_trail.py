@@ -239,7 +239,7 @@ def test_connections_that_are_opened_again_after_a_rest_are_in_the_trail(
 ) -> None:
     with Person(serve(idle_timeout=0.2, log_level="info"), name) as person:
         person.connect(server={"url": demo_url, "alias": "toys"})
-        wait_until(lambda: logged.of("user.released"), "the user rests", seconds=30)
+        wait_until(lambda: logged.of("user.released"), "the user rests")
         person.say("hello")
     [deed] = audit("--action", "reconnect")
     assert brief(deed) == ("reconnect", "allowed", f"toys {origin_of(demo_url)}", "succeeded")
