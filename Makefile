@@ -16,8 +16,10 @@ serve: $(VENV)/.serve ## run the chat on http://127.0.0.1:8000 with everything i
 
 # Side by side, and then what wants the machine for itself; 5 is pytest's word for "nothing of this kind".
 test: $(VENV)/.dev ## run the tests (CI=1 adds the slow tier: browser, npm, PostgreSQL, processes)
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone" $(ARGS) || [ $$? = 5 ]
-	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
+	@failed=0; \
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone" $(ARGS) || [ $$? = 5 ] || failed=1; \
+	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ] || failed=1; \
+	exit $$failed
 
 lint: $(VENV)/.dev ## check style and types of package, tests and benchmarks
 	$(BIN)/ruff check .

@@ -141,6 +141,14 @@ class Running:
         self.process.communicate()
 
 
+@pytest.fixture(autouse=True)
+def hangups() -> Iterator[None]:
+    """Hear of a closed terminal where the tests were started not to, too: what is ignored is inherited."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     with contextlib.ExitStack() as stack:
