@@ -24,7 +24,7 @@ from mcp_chat.identity import Principal
 from mcp_chat.settings import load_settings
 from mcp_chat.stores.database import migrate
 from tests.person import Person
-from tests.running import running
+from tests.running import running, wait_until
 from tests.test_logs import as_before
 from tests.world import World
 
@@ -181,6 +181,7 @@ def test_a_gateway_that_is_no_longer_listed_gets_no_login_that_was_stored(
         opened(auth="jwt", database_url=database, gateway_origins=origin), "ann", token=login()
     ) as ann:
         assert ann.post("connect", llm=DEMO, server=server).status_code == 200
+    wait_until(lambda: any("subscriptions/listen" in each for each in world.seen), "it is listened to")
     world.seen.clear()
     with Person(opened(auth="jwt", database_url=database), "ann", token=login()) as ann:
         answer = ann.post("chat", message="hello")

@@ -34,6 +34,11 @@ OCCUPY = """() => {
   }
 }"""
 
+LATE = """
+  const set = setTimeout;
+  setTimeout = (act, after) => (after === 500 ? void (globalThis.late = act) : set(act, after));
+"""
+
 
 @pytest.fixture(scope="module")
 def scripted() -> ModelServer:
@@ -102,6 +107,40 @@ def wait_for(tab: Tab, happened: Callable[[], bool]) -> None:
 def prose(tab: Tab) -> Locator:
     """The words of the last answer, without what stands below."""
     return answers(tab).last.locator(".prose")
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_record_that_is_late_takes_nothing_away(
+    somebody: Somebody, scripted: ModelServer, running: bool
+) -> None:
+    tab, held, hold = somebody.tab, list[Route](), threading.Event()
+
+    def keep(route: Route) -> None:
+        return route.continue_() if len(held) == 2 else held.append(route)
+
+    tab.page.goto("about:blank")
+    tab.page.route("**/llmchat/history/**", keep)
+    tab.page.add_init_script(LATE)
+    tab.page.goto(tab.url)
+    wait_for(tab, lambda: len(held) == 1)
+    tab.page.evaluate("void late()")  # half a second is over, and the line has no record yet
+    wait_for(tab, lambda: len(held) == 2)
+    early = held[1].fetch()
+    held[0].continue_()
+    scripted.will(Reply(text="one two three", hold=hold))
+    tab.send("count")
+    expect(answers(tab)).to_contain_text("one two")
+    if not running:
+        hold.set()
+        tab.answers("one two three")
+    with tab.page.expect_response("**/llmchat/history/**"):
+        held[1].fulfill(response=early)
+    tab.page.evaluate("new Promise((seen) => requestAnimationFrame(() => requestAnimationFrame(seen)))")
+    expect(tab.page.get_by_test_id("stop")).to_have_count(int(running))
+    expect(questions(tab)).to_have_text(["count"])
+    hold.set()
+    tab.answers("one two three")
+    expect(tab.page.get_by_test_id("stop")).to_have_count(0)
 
 
 def test_what_is_said_in_one_tab_is_streamed_in_the_other(somebody: Somebody, scripted: ModelServer) -> None:

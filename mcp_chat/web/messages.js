@@ -19,17 +19,30 @@ export const lastQuestion = () => messages.value.findLast(({ value }) => value.r
 /** Whether a question is on its way whose turn the line has not told of. */
 export const isSending = () => messages.value.some(({ value }) => value.pending && value.role === "assistant");
 
+/** When the line has told of a message last. @type {WeakMap<Shown, number>} */
+const told = new WeakMap();
+let moment = 0;
+export const now = () => moment;
+
+/** The line tells of a message: a record that was asked for before does not know what. @param {Shown} one */
+export const tell = (one) => told.set(one, ++moment);
+
+/** Whether an answer goes on of which a record of a moment may not know. @param {number} since */
+export const goesOn = (since) => isSending() || messages.value.some((one) => told.get(one) > since && one.value.state === "running");
+
 /**
- * Show what is recorded. What stands before it stays, and so does what is still being sent.
+ * Show what is recorded. What stands before it stays, and so do what is still being sent and what was told meanwhile.
  * @param {Message[]} recorded
+ * @param {number} since the moment at which the record was asked for
  * @returns {boolean} whether anything before it stands on the page
  */
-export function paint(recorded) {
+export function paint(recorded, since) {
   const known = new Map(messages.value.map((one) => [keyOf(one.value), one]));
   const start = recorded.length ? messages.value.indexOf(known.get(keyOf(recorded[0]))) : 0;
-  const fresh = recorded.map((message) => renewed(known.get(keyOf(message)), message));
-  const sent = messages.value.filter((one) => one.value.pending && !fresh.includes(one));
-  messages.value = [...messages.value.slice(0, Math.max(0, start)), ...fresh, ...sent];
+  const renew = (one, message) => (told.get(one) > since ? one : renewed(one, message));
+  const fresh = recorded.map((message) => renew(known.get(keyOf(message)), message));
+  const later = messages.value.filter((one) => (one.value.pending || told.get(one) > since) && !fresh.includes(one));
+  messages.value = [...messages.value.slice(0, Math.max(0, start)), ...fresh, ...later];
   return start > 0;
 }
 
@@ -79,6 +92,7 @@ export function begin(question) {
   asked.value = { ...asked.value, ...question, pending: false };
   const answer = all.find(({ value }) => value.pending && value.role === "assistant" && value.turn === question.turn) ?? answerTo(asked.value);
   answer.value = { ...answer.value, question: question.record, pending: false };
+  [asked, answer].forEach(tell);
   messages.value = [...settled.map(closed), asked, answer, ...mine];
   return answer;
 }
@@ -102,6 +116,7 @@ export function goOn(question) {
   asked.value = { ...asked.value, ...question, pending: false };
   const answer = answerTo(asked.value);
   answer.value = { ...answer.value, question: question.record, begun: true };
+  [asked, answer].forEach(tell);
   messages.value = [...settled, asked, answer, ...all.filter(({ value }) => value.pending)];
   return answer;
 }

@@ -35,12 +35,13 @@ export async function newest() {
  * Show the newest records.
  * @param {{messages: object[], running: string | null}} record
  * @param {(message: import("./turn.js").Message) => import("./turn.js").Message} more adds what the record does not have
+ * @param {number} since the moment at which it was asked for
  */
-export function show({ messages: records, running }, more) {
+export function show({ messages: records, running }, more, since) {
   const whole = records.length < NEWEST;
   const { held, rest } = whole ? { held: [], rest: records } : fromQuestion(records);
   batch(() => {
-    const kept = paint(messagesOf(rest, Boolean(running)).map(more));
+    const kept = paint(messagesOf(rest, Boolean(running)).map(more), since);
     if (!kept) before.value = { held, cursor: whole ? null : undefined };
   });
 }

@@ -4,7 +4,7 @@ import { approvals, endApprovals, loadApprovals } from "./approvals.js";
 import { connection, restore } from "./connection.js";
 import { draft, erased, inSession, loadDraft, moveTo, name, opening, sessionId, setDraft, shown, unbegun, visit } from "./conversation.js";
 import { follow } from "./line.js";
-import { isSending, messages, textOf } from "./messages.js";
+import { goesOn, isSending, messages, now, textOf } from "./messages.js";
 import { user } from "./principal.js";
 import { dismiss, problem, report } from "./problem.js";
 import { loadQuestions, questions } from "./questions.js";
@@ -95,16 +95,19 @@ export const close = () => clear(null);
 /** How often the record was asked for, and which of these answers is on the page: an older one that is late does not count. */
 const looks = { asked: 0, shown: 0 };
 
+/** The turn that ended last: a late record may have it as running. */
+let ended = "";
+
 /** Show the conversation as it is recorded now: it went another way. */
 export async function reload() {
   const { gone } = visit();
-  const mine = ++looks.asked;
+  const [mine, since] = [++looks.asked, now()];
   const record = await newest();
   if (gone.aborted || mine < looks.shown) return;
   looks.shown = mine;
   batch(() => {
-    showRecord(record, withReason);
-    working.value = Boolean(record.running) || isSending();
+    showRecord(record, withReason, since);
+    working.value = Boolean(record.running && record.running !== ended) || goesOn(since);
   });
 }
 
@@ -191,8 +194,9 @@ function began() {
   announcement.value = "";
 }
 
-/** A turn has ended, or never began. @param {{value: import("./turn.js").Message}} [answer] */
-function finish(answer) {
+/** A turn has ended, or never began. @param {{value: import("./turn.js").Message}} [answer] @param {string} [id] */
+function finish(answer, id) {
+  if (id) ended = id;
   if (answer) keepReason(answer.value);
   batch(() => {
     working.value = isSending();

@@ -11,7 +11,7 @@ const LAST = new Set(["final", "error"]);
 const VOID = new Set(["0-0", ""]);
 
 /**
- * @param {{came: (id: string) => void, began: () => void, over: (answer: import("./messages.js").Shown) => void,
+ * @param {{came: (id: string) => void, began: () => void, over: (answer: import("./messages.js").Shown, id: string) => void,
  *   reload: () => Promise<void>, servers: () => void}} tell `came`: a message that was sent is in the conversation;
  *   `over`: a turn has ended; `reload`: shows what is recorded; `servers`: one of them has changed
  */
@@ -32,6 +32,7 @@ export function teller({ came, began, over, reload, servers }) {
 
   const say = (event) => {
     if (!turn.canvas) answerIn(page.current());
+    page.tell(turn.answer);
     turn.canvas.add(event);
   };
 
@@ -49,9 +50,9 @@ export function teller({ came, began, over, reload, servers }) {
   const ended = (event) => {
     say(event);
     turn.canvas.flush();
-    const { answer, torn } = turn;
+    const { id, answer, torn } = turn;
     turn = null;
-    over(answer);
+    over(answer, id);
     if (torn || event.name === "error") return reload();
     return undefined;
   };
