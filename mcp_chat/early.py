@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import anyio
 
-from mcp_chat.events import Event, TextDelta, ThoughtDelta
+from mcp_chat.events import Event, MessageAdded
 
 
 class Early:
-    """Holds a turn's first words back."""
+    """Holds back what a turn tells before its question: words, thoughts, that a provider is waited for."""
 
     def __init__(self) -> None:
         self._held: list[Event] | None = None
@@ -19,8 +19,8 @@ class Early:
         self._held = []
 
     def holds(self, event: Event) -> bool:
-        """Tell whether an event is one to be held back, and then keep it."""
-        if self._held is None or not isinstance(event, TextDelta | ThoughtDelta):
+        """Tell whether an event is one to be held back, and then keep it: any but the question itself."""
+        if self._held is None or isinstance(event, MessageAdded):
             return False
         self._held.append(event)
         return True
