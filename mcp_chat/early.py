@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import anyio
 
-from mcp_chat.events import Event, MessageAdded
+from mcp_chat.events import Event, Noticed, TextDelta, ThoughtDelta
 
 
 class Early:
-    """Holds back what a turn tells before its question: words, thoughts, that a provider is waited for."""
+    """Holds back what comes of asking the model, so that readers hear the question first."""
 
     def __init__(self) -> None:
         self._held: list[Event] | None = None
@@ -19,8 +19,8 @@ class Early:
         self._held = []
 
     def holds(self, event: Event) -> bool:
-        """Tell whether an event is one to be held back, and then keep it: any but the question itself."""
-        if self._held is None or isinstance(event, MessageAdded):
+        """Tell whether an event is one to be held back, and then keep it."""
+        if self._held is None or not isinstance(event, TextDelta | ThoughtDelta | Noticed):
             return False
         self._held.append(event)
         return True

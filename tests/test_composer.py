@@ -392,13 +392,21 @@ def test_without_storage_the_sentence_says_so(tab: Tab) -> None:
     tab.complaints.clear()
 
 
-def test_a_message_waits_for_its_files_and_goes_once_they_are_there(tab: Tab, scripted: ModelServer) -> None:
+@pytest.fixture
+def held(tab: Tab) -> list[Route]:
+    """Uploads on their way: they get there when somebody lets them."""
     held: list[Route] = []
 
     def hold(route: Route) -> None:
         held.append(route)
 
     tab.page.route("**/llmchat/uploads?*", hold)
+    return held
+
+
+def test_a_message_waits_for_its_files_and_goes_once_they_are_there(
+    tab: Tab, scripted: ModelServer, held: list[Route]
+) -> None:
     attach(tab, CAT)
     expect(enclosures(tab).get_by_role("progressbar")).to_be_visible()
     waits = tab.page.get_by_test_id("waits")
@@ -417,15 +425,8 @@ def test_a_message_waits_for_its_files_and_goes_once_they_are_there(tab: Tab, sc
     expect(tab.page.get_by_test_id("message-user").get_by_role("img", name=CAT["name"])).to_be_visible()
 
 
-def test_a_message_whose_file_is_taken_away_or_whose_words_change_waits_no_more(
-    tab: Tab, scripted: ModelServer
-) -> None:
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    tab.page.route("**/llmchat/uploads?*", hold)
+@pytest.mark.usefixtures("held")
+def test_a_message_whose_file_is_taken_away_or_whose_words_change_waits_no_more(tab: Tab) -> None:
     attach(tab, CAT)
     waits = tab.page.get_by_test_id("waits")
     tab.send("Look")
@@ -440,13 +441,9 @@ def test_a_message_whose_file_is_taken_away_or_whose_words_change_waits_no_more(
     expect(tab.page.get_by_test_id("message-user")).to_have_count(0)
 
 
-def test_a_message_stays_if_the_file_it_waits_for_fails(tab: Tab, scripted: ModelServer) -> None:
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    tab.page.route("**/llmchat/uploads?*", hold)
+def test_a_message_stays_if_the_file_it_waits_for_fails(
+    tab: Tab, scripted: ModelServer, held: list[Route]
+) -> None:
     attach(tab, CAT)
     expect(enclosures(tab).get_by_role("progressbar")).to_be_visible()
     tab.page.keyboard.type("Look")
