@@ -377,6 +377,40 @@ def test_an_approval_stands_where_its_call_is_and_the_way_to_it_is_shown(
     tab.answers("Fine.")
 
 
+SLOW_FRAMES: Final = "() => { window.requestAnimationFrame = (paint) => setTimeout(paint, 300); }"
+NEXT_FRAME: Final = "new Promise((done) => requestAnimationFrame(done))"
+
+
+def test_the_focus_is_not_taken_from_who_has_gone_on(tab: Tab, model: ModelServer, name: str) -> None:
+    """What had it is gone, and the page is slow to see that; its user writes already."""
+    page, composer = tab.page, tab.page.get_by_test_id("composer")
+    tab.sign_in(name)
+    page.get_by_test_id("server-select").select_option("far")
+    tab.connect("openai:scripted")
+    model.will(Reply(calls=[("far__size", {"size": 3}), ("far__wait", {})]), Reply(text="Fine."))
+    tab.send("go")
+    expect(page.get_by_test_id("approval")).to_have_count(2)
+    page.evaluate(SLOW_FRAMES)
+
+    def write() -> None:
+        composer.fill("my words")
+        page.evaluate(NEXT_FRAME)
+        expect(composer).to_be_focused()
+
+    page.get_by_test_id("approval-edit").first.click()
+    expect(page.get_by_test_id("approval-editor")).to_be_focused()
+    page.keyboard.press("Escape")
+    write()
+    for left in (1, 0):
+        page.get_by_test_id("approval-deny").first.click()
+        expect(page.get_by_test_id("approval")).to_have_count(left)
+        write()
+    tab.answers("Fine.")
+    page.get_by_test_id("edit").click()
+    page.keyboard.press("Escape")
+    write()
+
+
 def test_the_first_tab_stop_leads_past_the_header(tab: Tab, name: str) -> None:
     page = tab.page
     tab.sign_in(name)

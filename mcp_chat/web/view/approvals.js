@@ -2,7 +2,7 @@
 import { approvals, draftOf } from "../approvals.js";
 import { decide } from "../deciding.js";
 import { distinct, pretty, visible } from "../format.js";
-import { focus, toComposer } from "../focus.js";
+import { focus, onceLost, toComposer } from "../focus.js";
 import { html } from "../html.js";
 import { messages } from "../session.js";
 import { strings } from "../strings.js";
@@ -59,7 +59,7 @@ function onKey(event, allow) {
 }
 
 /** The card is gone, and the focus with it: to the next one, or to where the user writes. */
-const moveOn = () => requestAnimationFrame(() => focus(".approval .args, .approval input") || toComposer());
+const moveOn = () => onceLost(() => focus(".approval .args, .approval input") || toComposer());
 
 /** Beside its field what has one, and what has none, or whose field is not there, below all. */
 function told(error, fault, faults, { form }, { id }) {

@@ -3,10 +3,10 @@ import { draftOf } from "../approvals.js";
 import { schemaOf } from "../deciding.js";
 import { argumentFields, contentOf } from "../form.js";
 import { escaped, pretty } from "../format.js";
-import { focus } from "../focus.js";
+import { focus, onceLost } from "../focus.js";
 import { html } from "../html.js";
 import { strings } from "../strings.js";
-import { useEffect, useRef } from "../vendor/preact-hooks.js";
+import { useLayoutEffect, useRef } from "../vendor/preact-hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { Fields } from "./fields.js";
 
@@ -30,13 +30,13 @@ const covers = (fields, args) => Object.keys(args).every((name) => fields.some((
 export function ArgumentEditor({ approval, fault, faults }) {
   const draft = draftOf(approval);
   const box = useRef(null);
-  useEffect(() => void focus("input, select, textarea", box.current), [draft.form.value]);
+  useLayoutEffect(() => void focus("input, select, textarea", box.current), [draft.form.value]);
   const keys = (event) => {
     if (event.key !== "Escape") return;
     const card = box.current.closest(".approval");
     fault.value = "";
     draft.edited.value = draft.form.value = null;
-    requestAnimationFrame(() => focus("[data-testid=approval-edit]", card));
+    onceLost(() => focus("[data-testid=approval-edit]", card));
   };
   const way = draft.form.value
     ? html`<${Form} approval=${approval} draft=${draft} faults=${faults} />`

@@ -1,10 +1,10 @@
 /** What a message offers besides its text: to be edited, asked again, and left for another branch. */
 import { again, revise, show } from "../branches.js";
-import { toComposer } from "../focus.js";
+import { focus, onceLost, toComposer } from "../focus.js";
 import { html } from "../html.js";
 import { textOf, working } from "../session.js";
 import { strings } from "../strings.js";
-import { useEffect, useRef } from "../vendor/preact-hooks.js";
+import { useLayoutEffect, useRef } from "../vendor/preact-hooks.js";
 import { Icon } from "./icon.js";
 import { When } from "./when.js";
 
@@ -53,7 +53,7 @@ export function Editor({ message, editing }) {
     const place = field.current.closest(".message").previousElementSibling;
     const thread = field.current.closest(".column");
     editing.value = false;
-    requestAnimationFrame(() => (place?.nextElementSibling ?? thread.firstElementChild)?.querySelector("[data-testid=edit]")?.focus());
+    onceLost(() => focus("[data-testid=edit]", place?.nextElementSibling ?? thread.firstElementChild));
   };
   const submit = (event) => {
     event.preventDefault();
@@ -63,7 +63,7 @@ export function Editor({ message, editing }) {
     toComposer();
     revise(message, text);
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     field.current.focus();
     field.current.setSelectionRange(field.current.value.length, field.current.value.length);
   }, []);

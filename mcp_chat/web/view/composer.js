@@ -25,7 +25,7 @@ export function Composer() {
   const offers = useOffers(field);
   const { onPaste, long } = usePaste();
   const { server } = connection.value;
-  useEffect(() => field.current.focus(), []);
+  useLayoutEffect(() => field.current.focus(), []);
   useEffect(keepEnclosed, []);
   useEffect(sendOnceThere, []);
   useEffect(() => void (offers.count && Enclosed.fetch()), [offers.count > 0]); // to be there for what is chosen

@@ -1,5 +1,6 @@
 /** The list of conversations, by day. */
 import { byDay } from "../days.js";
+import { focus, onceLost } from "../focus.js";
 import { visible } from "../format.js";
 import { html } from "../html.js";
 import { dismiss, report } from "../problem.js";
@@ -54,7 +55,7 @@ function Row({ session, tabindex }) {
   };
   const done = () => {
     renaming.value = false;
-    requestAnimationFrame(() => focusOn(id));
+    onceLost(() => focus(`.conversations [data-row="${CSS.escape(id)}"] button`));
   };
   const keys = { F2: rename, Delete: () => doom(session) };
   const onKey = (event) => {
@@ -75,9 +76,3 @@ function Row({ session, tabindex }) {
     </li>
   `;
 }
-
-/** @param {string} id */
-const focusOn = (id) => {
-  const nobody = document.activeElement === document.body; // who has gone on elsewhere stays there
-  if (nobody) document.querySelector(`.conversations [data-row="${CSS.escape(id)}"] button`)?.focus();
-};

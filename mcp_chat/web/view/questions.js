@@ -1,6 +1,6 @@
 /** What servers ask: who asks, what for, and always a way to say no. */
 import { reply } from "../deciding.js";
-import { focus, toComposer } from "../focus.js";
+import { focus, onceLost, toComposer } from "../focus.js";
 import { contentOf, fieldsOf } from "../form.js";
 import { distinct, visible } from "../format.js";
 import { html } from "../html.js";
@@ -16,7 +16,7 @@ export const Questions = () => questions.value.map((question) => html`<${Questio
 
 /** It is gone, and the focus with it: to the next one, or to where the user writes. */
 function moveOn() {
-  requestAnimationFrame(() => document.activeElement === document.body && (focus(".question input, .question button") || toComposer()));
+  onceLost(() => focus(".question input, .question button") || toComposer());
   return {};
 }
 

@@ -5,7 +5,7 @@ import { html } from "../html.js";
 import { dismiss, report } from "../problem.js";
 import { join } from "../start.js";
 import { strings } from "../strings.js";
-import { useEffect, useRef } from "../vendor/preact-hooks.js";
+import { useLayoutEffect, useRef } from "../vendor/preact-hooks.js";
 import { useSignal } from "../vendor/signals.js";
 import { Abilities } from "./modelpicker.js";
 import { Notice } from "./notice.js";
@@ -17,7 +17,7 @@ export function Setup() {
   const model = useSignal(models.value[0]?.id ?? "");
   const busy = useSignal(false);
   const first = useRef(null);
-  useEffect(() => first.current.focus(), []);
+  useLayoutEffect(() => first.current.focus(), []);
   const chosen = models.value.find(({ id }) => id === model.value);
   const submit = async (event) => {
     event.preventDefault();

@@ -1,6 +1,6 @@
 /** What stands beside the page: the user's conversations, and what can be looked for in them. */
 import { html } from "../html.js";
-import { focus } from "../focus.js";
+import { focus, onceLost } from "../focus.js";
 import { user } from "../principal.js";
 import { dismiss, report } from "../problem.js";
 import { announcement } from "../session.js";
@@ -52,7 +52,7 @@ function takeFocus(box) {
   if (drawer.value) focus("[data-testid=sidebar-hide]", box);
   return () => {
     const lost = box.contains(document.activeElement) || document.activeElement === document.body;
-    requestAnimationFrame(() => lost && document.activeElement === document.body && focus("[data-testid=sidebar-show]"));
+    if (lost) onceLost(() => focus("[data-testid=sidebar-show]"));
   };
 }
 

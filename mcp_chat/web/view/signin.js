@@ -4,7 +4,7 @@ import { elsewhere, identify, mode, signIn } from "../principal.js";
 import { dismiss, report } from "../problem.js";
 import { strings } from "../strings.js";
 import { useSignal } from "../vendor/signals.js";
-import { useEffect, useRef } from "../vendor/preact-hooks.js";
+import { useLayoutEffect, useRef } from "../vendor/preact-hooks.js";
 import { Mark } from "./icon.js";
 
 export const SignIn = () => (elsewhere() ? html`<${Elsewhere} />` : html`<${Door} />`);
@@ -33,7 +33,7 @@ function Elsewhere() {
 function Door() {
   const busy = useSignal(false);
   const field = useRef(null);
-  useEffect(() => field.current.focus(), []);
+  useLayoutEffect(() => field.current.focus(), []);
   const demo = mode.value === "demo";
   const submit = async (event) => {
     event.preventDefault();
