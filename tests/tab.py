@@ -77,8 +77,9 @@ class Tab:
         expect(self.page.get_by_test_id("connected-badge")).to_be_visible()
 
     def send(self, text: str) -> None:
-        self.page.get_by_test_id("composer").fill(text)
-        self.page.keyboard.press("Enter")
+        composer = self.page.get_by_test_id("composer")
+        composer.fill(text)
+        composer.press("Enter")
 
     def answers(self, text: str) -> None:
         """Wait until the last answer is complete and contains a text."""
