@@ -220,8 +220,7 @@ class Calls:
         async with self._places.at(self.toolbox.server_of(call.name)):
             message = await self._placed(call, leave)
         self._terms.metrics.tool_called("failed" if message.status == "error" else "succeeded")
-        self._story.tell(finished(call, message))
-        self._story.tell(MessageAdded(message=message))
+        self._story.announce(message.id)
         return message
 
     async def _placed(self, call: ToolCall, leave: Leave) -> Message:
@@ -319,7 +318,7 @@ class Calls:
         message = told_result(f"{self.run_id}-t{self._results}", call, result, kept, metadata)
         await self._terms.scribe.write(message, deed=self._deed(call, message, leave))
         self.open.pop(call.id, None)
-        self._story.untold[message.id] = MessageAdded(message=message)
+        self._story.untold[message.id] = (finished(call, message), MessageAdded(message=message))
         return message
 
     def _deed(self, call: ToolCall, result: Message, leave: Leave) -> Deed | None:
@@ -346,8 +345,7 @@ class Calls:
             self._terms.metrics.tool_called("unknown")
         result = UNKNOWN if lost else NO_RESULT
         message = await self._close(call, result, {**mark, "outcome": "unknown"} if lost else dict(mark))
-        self._story.tell(finished(call, message))
-        self._story.tell(MessageAdded(message=message))
+        self._story.announce(message.id)
 
 
 class MakeCalls(Protocol):

@@ -16,6 +16,7 @@ from dataclasses import replace
 from difflib import unified_diff
 from functools import partial
 from itertools import groupby
+from typing import NoReturn
 
 import anyio
 
@@ -64,6 +65,9 @@ from mcp_chat.turn import Turn
 from mcp_chat.vault import Vault
 
 USER = "replay"
+PATIENCE = 5
+"""Seconds in which calls that were done come to their ends where the recording ends in others."""
+
 MOST = 10_000
 """Messages and calls: as many as there are."""
 
@@ -125,6 +129,10 @@ class RecordedTools(Toolbox):
         super().__init__({})
         self._recording = recording
         self._done = {call_id: anyio.Event() for call_id in recording.results}
+        begun = (event.call_id for _, event in recording.events if isinstance(event, ToolStarted))
+        self._untold: set[tuple[type, str]] = {(ToolStarted, call_id) for call_id in begun}
+        self._untold |= {(ToolFinished, call_id) for call_id in recording.results}
+        self._told = anyio.Event()
         self._end = end
 
     @property
@@ -132,12 +140,26 @@ class RecordedTools(Toolbox):
         """The tools that there were."""
         return tuple(self._recording.tools)
 
+    def hear(self, event: Event) -> None:
+        """Take down what is told of calls."""
+        if isinstance(event, ToolStarted | ToolFinished):
+            self._untold.discard((type(event), event.call_id))
+        if not self._untold:
+            self._told.set()
+
+    async def _over(self) -> NoReturn:
+        """End the turn, behind what the other calls have to tell."""
+        with anyio.move_on_after(PATIENCE):
+            await self._told.wait()
+        self._end()
+        await anyio.sleep_forever()
+        raise AssertionError
+
     async def leave(self, call: ToolCall) -> Leave:
         """Return what was decided about a call, when it was begun."""
         events = [event for _, event in self._recording.events]
         if not any(isinstance(event, ToolStarted) and event.call_id == call.id for event in events):
-            self._end()
-            await anyio.sleep_forever()
+            await self._over()
         called = self._recording.results.get(call.id)
         refusal = Refusal(reason=called.refused, text=called.text) if called and called.refused else None
         for event in events:
@@ -155,9 +177,7 @@ class RecordedTools(Toolbox):
         """Return what came of a call."""
         called = self._recording.results.get(call.id)
         if called is None:
-            self._end()
-            await anyio.sleep_forever()
-            raise AssertionError
+            await self._over()
         order = list(self._done)
         if place := order.index(call.id):
             await self._done[order[place - 1]].wait()
@@ -283,6 +303,7 @@ async def replay(recording: Recording, tell: Callable[[Event], None] = lambda ev
 
     def emit(event: Event) -> None:
         events.append(event)
+        tools.hear(event)
         tell(event)
 
     with anyio.CancelScope() as scope:
@@ -382,13 +403,28 @@ def differences(recorded: Sequence[Event], replayed: Sequence[Event]) -> list[st
 
 
 def told(events: Sequence[Event]) -> list[str]:
-    """Return what was told as lines: pieces of text as one, calls that were made side by side in order."""
+    """Return what was told as lines: pieces of text as one, and all of an answer's calls together."""
     lines: list[str] = []
-    for kind, some in groupby(events, _kind):
-        if kind:
-            said = [_said(event) for event in some]
-            lines += [f"{kind}: {''.join(said).strip()}"] if kind in ("text", "thought") else sorted(said)
+    for kind, some in groupby(filter(_kind, events), _kind):
+        match kind:
+            case "text" | "thought":
+                lines.append(f"{kind}: {''.join(map(_said, some)).strip()}")
+            case "calls":
+                lines += _calls(list(some))
+            case _:
+                lines += map(_said, some)
     return lines
+
+
+def _calls(events: list[Event]) -> list[str]:
+    """Return what was told of calls that are made side by side: which of them begins first is chance."""
+    begun = (_said(event) for event in events if isinstance(event, ToolStarted))
+    done = (_said(event) for event in events if isinstance(event, ToolFinished))
+    return [
+        *sorted(begun),
+        *sorted(done),
+        *(_said(event) for event in events if isinstance(event, MessageAdded)),
+    ]
 
 
 def _kind(event: Event) -> str:
@@ -398,11 +434,11 @@ def _kind(event: Event) -> str:
         case ThoughtDelta():
             return "thought"
         case ToolStarted() | ToolFinished():
-            return "tool"
+            return "calls"
         case MessageAdded(message=message) if BLOCKED in message.metadata and not message.content:
             return ""  # no plugin is asked in a replay
         case MessageAdded(message=message):
-            return f"message {message.id}"
+            return "calls" if message.role == "tool" else f"message {message.id}"
         case TurnFinished() | Failed():
             return "end"
     return ""

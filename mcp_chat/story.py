@@ -38,7 +38,7 @@ class Story:
         session: With what was told so far.
         told: The text as readers have it.
         written: The turn's messages in the history that are told, or known from before.
-        untold: Those that are in the history and that nobody was told of, by their ids.
+        untold: What tells of those that are in the history and that nobody was told of, by their ids.
         announced: Ids of those that readers have been told of here.
         asking: The questions that are open, by their ids.
         early: Holds back what the model says before the question is written.
@@ -49,7 +49,7 @@ class Story:
         self.session = Session(id=command.session_id)
         self.told = told
         self.written: list[Message] = []
-        self.untold: dict[str, MessageAdded] = {}
+        self.untold: dict[str, tuple[Event, ...]] = {}
         self.announced: set[str] = set()
         self.asking: dict[str, Question] = {}
         self.early = Early()
@@ -87,6 +87,11 @@ class Story:
             self._told_of(event.message)
         self.tell_before(event)
 
+    def announce(self, message_id: str) -> None:
+        """Tell of a message that is in the history, unless it was told of."""
+        for event in self.untold.get(message_id, ()):
+            self.tell(event)
+
     def tell_before(self, event: Event) -> None:
         """Say what belongs to the conversation, and is none of the turn's own."""
         self.session = fold(self.session, event)
@@ -113,5 +118,5 @@ class Story:
     async def settle(self, seconds: float) -> None:
         """Wait for what is being written, and tell what nobody waited for any more."""
         await self.writings.wait(seconds)
-        for event in list(self.untold.values()):
-            self.tell(event)
+        for message_id in list(self.untold):
+            self.announce(message_id)

@@ -395,7 +395,7 @@ class Turn:
         self._meter.took(spent)
         self._closed = closing
         if written:
-            self._story.untold[message.id] = MessageAdded(message=message, usage=usage_in(message))
+            self._story.untold[message.id] = (MessageAdded(message=message, usage=usage_in(message)),)
             self.calls.want(message)
         return message
 

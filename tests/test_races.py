@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from mcp.server import MCPServer
 
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
-from tests.running import wait_until
+from tests.running import running, wait_until
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def test_a_disconnect_overtakes_a_connect_that_hangs(alice: Person) -> None:
         hanging = in_background(pool, alice, "connect", server={"url": url}, llm={"model": "openai:scripted"})
         wait_until(lambda: threading.active_count() > 1 and time.monotonic() - began > 0.3, "it hangs")
         assert alice.post("disconnect").json()["status"] == "disconnected"
-        assert time.monotonic() - began < 2.5, "the connect itself may take 3 s"
+        assert time.monotonic() - began < 10, "the connect itself may take 15 s"
         assert hanging.result().status_code == 400
     assert alice.post("chat", message="anybody?").status_code == 400
 
@@ -116,6 +117,37 @@ def test_what_was_stopped_while_it_was_written_is_shown_to_the_model(
             assert next(frames)[1]["stopped"] is True
         assert alice.history()[-1]["content"] == "your name is Alice"
         assert alice.say("who am I?")["response"].startswith("5 messages")
+
+
+def test_a_result_that_was_written_while_its_turn_was_stopped_is_told(
+    serve: Callable[..., str], name: str, valkey_url: str, tmp_path: Path, model: ModelServer
+) -> None:
+    shop, made = MCPServer("shop"), threading.Event()
+
+    @shop.tool()
+    def buy() -> str:
+        other.execute("BEGIN IMMEDIATE")  # the result has to wait for its place in the history
+        made.set()
+        return "a pear"
+
+    model.will(Reply(calls=[("shop__buy", {})]))
+    with (
+        closing(sqlite3.connect(tmp_path / "chat.db", check_same_thread=False)) as other,
+        running(shop.streamable_http_app()) as url,
+        Person(serve(redis_url=valkey_url), name) as alice,
+        ThreadPoolExecutor() as pool,
+    ):
+        alice.connect(server={"url": f"{url}/mcp", "alias": "shop"})
+        with alice.streaming("go") as frames:
+            assert made.wait(30)
+            stopping = in_background(pool, alice, "cancel")
+            time.sleep(0.3)  # the command is on its way through the inbox
+            other.execute("ROLLBACK")
+            assert stopping.result().status_code == 200
+            told = list(frames)
+        assert [data["output"] for event, data in told if event == "tool_end"] == ["a pear"]
+        assert told[-1][1]["stopped"] is True
+        assert alice.history()[-1]["content"] == "a pear"
 
 
 def test_the_same_message_id_again_names_the_same_session(alice: Person) -> None:

@@ -24,6 +24,7 @@ from tests.asked import decided, turn
 from tests.faults import within
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
+from tests.running import wait_until
 
 
 def taken(person: Person, turn_id: str) -> Recording:
@@ -69,6 +70,15 @@ def test_a_limit_between_two_answers_is_replayed(
     model.will(add(1, 2), Reply(text="never"))
     with connected(serve(turn_calls=1), name, demo_url) as alice:
         assert alice.post("chat", message="add", record=True, message_id="m").status_code == 429
+        assert replayed_otherwise(taken(alice, "m")) == []
+
+
+def test_calls_that_were_made_one_after_the_other_are_replayed(
+    serve: Any, model: ModelServer, demo_url: str, name: str
+) -> None:
+    model.will(add(1, 2, 3), Reply(text="Done."))
+    with connected(serve(parallel_calls=1), name, demo_url) as alice:
+        assert alice.post("chat", message="add", record=True, message_id="m").status_code == 200
         assert replayed_otherwise(taken(alice, "m")) == []
 
 
@@ -169,6 +179,26 @@ async def test_a_recording_that_cannot_be_kept_holds_no_end_up(monkeypatch: pyte
     command = Send(session_id="s", text="hi")
     with anyio.fail_after(5):
         await tapes.keep(command, tapes.begin(command, model="", resumed=False), TurnFinished())
+
+
+@pytest.mark.parametrize("parallel", [1, 8])
+@pytest.mark.parametrize("calls", [(1, 2, "wait"), (1, "wait", 2), ("wait", 1, 2)])
+def test_a_turn_that_was_stopped_among_several_calls_is_replayed(
+    serve: Any, model: ModelServer, demo_url: str, name: str, parallel: int, calls: tuple[Any, ...]
+) -> None:
+    made = [
+        ("demo__add", {"a": n, "b": 1}) if n != "wait" else ("demo__slow_count", {"steps": 60}) for n in calls
+    ]
+    model.will(Reply(text="Adding.", calls=made))
+    with connected(serve(parallel_calls=parallel), name, demo_url) as alice:
+        with turn(alice, record=True, message_id="m") as going:
+            before = len(calls) - 1 if parallel > 1 else calls.index("wait")
+            wait_until(lambda: len(going.of("tool_end")) == before, "the others are done")
+            wait_until(
+                lambda: any(each["tool"] == "demo__slow_count" for each in going.of("tool_start")), "it waits"
+            )
+            alice.post("cancel")
+        assert replayed_otherwise(taken(alice, "m")) == []
 
 
 @pytest.mark.parametrize("how", ["changed", "denied", "stopped"])
