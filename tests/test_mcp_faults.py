@@ -305,7 +305,7 @@ def test_schemas_that_cost_for_ever_are_left_to_their_server_and_hold_nobody_up(
     with within(LIMIT + 4):
         ends = [end for end in alice.say("go")["tool_invocations"] if end["type"] != "tool_start"]
     assert [end.get("output") for end in ends] == ["good"] * len(calls)
-    with Person(stage.url, f"{alice.name}-2") as bob, within(LIMIT + 1):
+    with Person(stage.url, f"{alice.name}-2") as bob, within(LIMIT + 4):
         bob.connect()
         usable(bob, model)
 
@@ -542,7 +542,7 @@ def test_where_a_call_was_redirected_to_is_not_told(caller: Person, model: Model
 def test_no_result_is_checked_by_the_schema_that_its_server_gives(
     caller: Person, model: ModelServer, tool: str
 ) -> None:
-    with within(LIMIT):
+    with within(LIMIT + 4):
         assert call(caller, model, f"h__{tool}")["output"] == "x"
 
 
@@ -629,7 +629,7 @@ def test_a_server_that_dies_during_a_call_is_a_failed_call(alice: Person, model:
 def test_without_its_server_the_chat_goes_on(alice: Person, model: ModelServer) -> None:
     with running(HostileMCP().app, grace=0) as url:
         alice.connect(server={"url": f"{url}/calls", "alias": "h"})
-    with within(LIMIT):
+    with within(LIMIT + 4):
         usable(alice, model)
     with within(LIMIT + 4):
         assert alice.post("disconnect").json()["status"] == "disconnected"
@@ -652,11 +652,11 @@ def test_a_server_that_hangs_at_the_goodbye_holds_nobody_up(
     slow = [{"url": f"{hostile}/hangs-at-goodbye", "alias": "s"}, {"url": f"{hostile}/calls", "alias": "a"}]
     good = {"url": f"{hostile}/calls", "alias": "h"}
     alice.connect(servers=slow)
-    with within(4):
+    with within(LIMIT + 8):
         alice.connect(server=good)
     assert call(alice, model, "h__good")["output"] == "good"
     alice.connect(servers=slow)
-    with within(4):
+    with within(LIMIT + 8):
         assert alice.post("disconnect").json()["status"] == "disconnected"
         alice.connect(server=good)
     assert call(alice, model, "h__good")["output"] == "good"

@@ -125,7 +125,7 @@ def test_a_provider_that_is_not_there_is_told(alice: Person, streamed: bool) -> 
         port = listener.getsockname()[1]
     config = {"model": "m", "base_url": f"http://127.0.0.1:{port}/v1"}
     alice.connect(llm={"provider": "openai", "config": config})
-    with within(SILENCE + 2):
+    with within(SILENCE + 6):
         text = failed(alice, "hi", streamed=streamed, status=503)
     assert "could not be reached" in text
 
@@ -185,7 +185,7 @@ def test_a_model_that_breaks_off_is_told_and_its_words_are_kept(
 ) -> None:
     alice.connect()
     model.will(Reply(text="one two three four", break_after=pieces, pause=0.01))
-    with within(SILENCE + 2):
+    with within(SILENCE + 6):
         text = failed(alice, "hi", streamed=streamed, status=503)
     assert "could not be reached or broke off" in text
     last = alice.history()[-1]
@@ -351,7 +351,7 @@ def test_a_model_that_never_stops_calling_tools_is_stopped(
 ) -> None:
     calls = [Reply(calls=[("demo__add", {"a": n, "b": 1})], call_ids=[f"call_{n}"]) for n in range(30)]
     model.will(*calls)
-    with within(4):
+    with within(15):
         text = failed(adder, "count", streamed=streamed, status=503)
     assert "again and again" in text
     assert len(model.requests) <= ROUNDS + 1

@@ -440,14 +440,14 @@ async def test_a_slow_resolver_is_not_waited_for(
 
 async def test_lookups_do_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: object, **__: object) -> list[Any]:
-        time.sleep(0.3)
+        time.sleep(2)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC, 80))] * 2
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     started = time.monotonic()
     lookup = asyncio.create_task(netguard.resolve("slow.example", 80))
     await asyncio.sleep(0.01)
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1.5
     assert await lookup == [PUBLIC]
 
 

@@ -174,9 +174,9 @@ async def test_after_a_rest_the_time_goes_on() -> None:
         with patience.limited():
             with patience.resting():
                 await anyio.sleep(0.1)
-            await anyio.sleep(3)
+            await anyio.sleep(30)
 
-    with within(2), pytest.raises(TimeoutError):
+    with within(10), pytest.raises(TimeoutError):
         await wait()
 
 

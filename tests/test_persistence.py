@@ -104,13 +104,13 @@ def test_a_retry_after_is_waited_for_and_told(alice: Person, model: ModelServer)
 def test_a_wait_in_milliseconds_is_one(alice: Person, model: ModelServer) -> None:
     alice.connect(model="openai:alone")
     model.will(Reply(status=429, headers={"retry-after-ms": "40", "retry-after": "60"}), Reply(text="soon"))
-    with within(3):
+    with within(20):
         assert kinds(alice.stream("hi")) == ["token", "final"]
 
 
 @pytest.mark.parametrize(
     ("limits", "after"),
-    [({"model_retry_wait": 1}, "2"), ({"turn_timeout": 2}, "3"), ({"model_retries": 0}, "0")],
+    [({"model_retry_wait": 1}, "20"), ({"turn_timeout": 20}, "30"), ({"model_retries": 0}, "0")],
 )
 def test_what_nobody_can_wait_for_fails_at_once_and_says_when(
     serve: Callable[..., str], name: str, model: ModelServer, limits: dict[str, Any], after: str
@@ -118,7 +118,7 @@ def test_what_nobody_can_wait_for_fails_at_once_and_says_when(
     with Person(serve(**limits), name) as person:
         person.connect(model="openai:alone")
         model.will(Reply(status=429, headers={"retry-after": after}))
-        with within(1.9):
+        with within(10):
             response = person.post("chat", message="hi")
         assert "limiting requests" in refused(response, 503)
         assert response.headers["retry-after"] == str(max(1, int(after)))
@@ -201,7 +201,7 @@ def test_an_empty_answer_is_asked_for_once_more_and_what_it_cost_is_counted(
 def test_a_turn_that_waits_is_stopped_at_once(alice: Person, model: ModelServer) -> None:
     alice.connect(model="openai:alone")
     model.will(Reply(status=429, headers={"retry-after": "8"}))
-    with alice.streaming("hi") as frames, within(3):
+    with alice.streaming("hi") as frames, within(7):
         assert next(frames)[0] == "notice"
         assert alice.post("cancel").json()["status"] == "cancelled"
         assert next(frames)[1]["stopped"] is True

@@ -61,7 +61,7 @@ def test_a_turn_is_stopped_while_a_connect_hangs(alice: Person, model: ModelServ
         in_background(pool, alice, "connect", server={"url": url}, llm={"model": "openai:scripted"})
         stopped = in_background(pool, alice, "cancel").result()
         assert stopped.json()["status"] == "cancelled"
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 10
         assert list(frames)[-1][1]["stopped"] is True
 
 

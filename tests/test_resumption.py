@@ -67,12 +67,12 @@ def test_the_first_token_waits_for_no_server_that_was_open_before(
         alice.connect(servers=[{"url": far_url, "alias": "far"}])
         model.will(Reply(text="with all that is loaded but once"))
         alice.say("hello")
-    far.pause = 3
+    far.pause = 12
     model.will(Reply(text="at once"))
     with there() as alice:
         began = time.monotonic()
         assert alice.say("hello")["response"] == "at once"
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8
 
 
 def test_a_stop_while_servers_are_waited_for_leaves_nothing_open(
@@ -94,7 +94,7 @@ def test_a_stop_while_servers_are_waited_for_leaves_nothing_open(
             assert as_well.post("cancel").status_code == 200
             assert list(frames)[-1][1]["stopped"] is True
         began = time.monotonic()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.anyio
