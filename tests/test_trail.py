@@ -86,7 +86,8 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
             with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
                 cli.main()
         structlog.configure(**before)
-        return int(left.value.code or 0), out.getvalue(), err.getvalue()
+        said = [line for line in err.getvalue().splitlines(keepends=True) if not line.startswith("{")]
+        return int(left.value.code or 0), out.getvalue(), "".join(said)  # the application here logs to it, too
 
     return run
 
