@@ -83,6 +83,13 @@ class Server:
         except (RedisError, OSError):
             return False
 
+    def is_replica(self) -> bool:
+        """Whether it says that it is one: who makes it one cuts its clients off."""
+        try:
+            return bool(self.ask("ROLE")[0] == "slave")
+        except (RedisError, OSError):
+            return False
+
     def start(self) -> None:
         """Start it, or start it again, and wait until it answers."""
         parent = os.getpid()
