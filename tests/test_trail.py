@@ -86,8 +86,9 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
             with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
                 cli.main()
         structlog.configure(**before)
-        said = [line for line in err.getvalue().splitlines(keepends=True) if not line.startswith("{")]
-        return int(left.value.code or 0), out.getvalue(), "".join(said)  # the application here logs to it, too
+        lines = err.getvalue().splitlines(keepends=True)
+        said = "".join(line for line in lines if not line.startswith("{"))  # the application here logs, too
+        return int(left.value.code or 0), out.getvalue(), said
 
     return run
 
