@@ -35,7 +35,7 @@ MAIN = re.compile(r"__main__|gunicorn_conf|\.migrations\.|\.web\.")
 """Modules that do something when they are imported."""
 
 
-stage, model, alice = on_one_stage(connect_timeout=2, model_timeout=2, turn_timeout=20)
+stage, model, alice = on_one_stage(connect_timeout=15, model_timeout=15, turn_timeout=20)
 
 
 def test_every_error_has_a_status() -> None:

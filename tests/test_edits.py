@@ -18,7 +18,7 @@ from tests.person import Person
 from tests.running import wait_until
 from tests.test_docs import blocks, run, shape
 
-stage, model, alice = on_one_stage(connect_timeout=2, model_timeout=5, turn_timeout=20)
+stage, model, alice = on_one_stage(connect_timeout=15, model_timeout=15, turn_timeout=20)
 
 
 SAID = {"role": "user", "content": "x"}

@@ -29,7 +29,7 @@ JSON = {"content-type": "application/json"}
 AT = "2026-01-02T03:04:05.123456Z"
 
 stage, model, alice = on_one_stage(
-    connect_timeout=2,
+    connect_timeout=15,
     model_timeout=5,
     turn_timeout=20,
     max_body_bytes=200_000,

@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
 }
 
 stage, model, alice = on_one_stage(
-    connect_timeout=2, model_timeout=5, turn_timeout=20, max_upload_bytes=50_000, upload_quota_bytes=120_000
+    connect_timeout=15, model_timeout=15, turn_timeout=20, max_upload_bytes=50_000, upload_quota_bytes=120_000
 )
 
 
