@@ -34,7 +34,7 @@ ROOT = str(Path(__file__).parents[1])
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"away.EVERY": 0.05, "remote.GREETING": 0.5, "remote.STARTING": 10.0}.items():
+    for name, seconds in {"away.EVERY": 0.05, "remote.GREETING": 3, "remote.STARTING": 10.0}.items():
         monkeypatch.setattr(f"mcp_chat.plugins.{name}", seconds)
     monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", 0.1)
 
