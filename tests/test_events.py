@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -205,7 +206,7 @@ def test_a_stream_that_is_cut_goes_on_behind_any_id_on_any_worker(
     far.will(Reply(text=WORDS, pause=0.08))
     reader = tab(cut // 2)
     with reader.sending("count") as events:
-        before = [next(events) for _ in range(min(cut, 6))]
+        before = list(islice(events, min(cut, 6)))
         if cut == 7 and before[-1].name != "final":  # a slow machine says all in fewer pieces
             before += until(events, "final")
     if not before:  # nothing was seen: the turn from its start

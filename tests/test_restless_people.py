@@ -7,6 +7,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import count, islice
 from typing import Any
 
 import httpx
@@ -66,10 +67,12 @@ def test_who_hangs_up_at_any_event_finds_the_whole_turn(
     said = whole[-1][1]["content"]
     kinds = {name for name, _ in whole}
     assert {"token", "tool_start", "tool_end", "final"} <= kinds
-    for after in range(len(whole)):
+    for after in count():
         script(model)
         with alice.sending("add") as seen:
-            before = [next(seen) for _ in range(after)]
+            before = list(islice(seen, after))
+        if after and before[-1].name == "final":  # a slow machine says all in fewer pieces
+            break
         wait_until(lambda: at_rest(alice), f"the turn has ended behind event {after}")
         last = alice.history()[-4:]
         assert [message["role"] for message in last] == ["user", "assistant", "tool", "assistant"], after
