@@ -122,8 +122,10 @@ class Installation:
     def workers(self) -> list[psutil.Process]:
         """The workers that live, the oldest first."""
         self.family()
-        children = filter(alive, self.master().children())
-        return sorted(children, key=lambda child: (child.create_time(), child.pid))
+        with contextlib.suppress(psutil.NoSuchProcess):  # one may be gone between the two looks
+            children = filter(alive, self.master().children())
+            return sorted(children, key=lambda child: (child.create_time(), child.pid))
+        return self.workers()
 
     def worker_of(self, person: Person) -> psutil.Process:
         """The worker at the other end of a person's connection."""

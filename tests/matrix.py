@@ -47,7 +47,7 @@ Sent = dict[str, Any]
 
 def token(sub: str, **claims: Any) -> str:
     """A token that is good but for what is given."""
-    return jwt.encode({"sub": sub, "aud": "chat", "exp": int(time.time()) + 900, **claims}, SECRET, "HS256")
+    return jwt.encode({"sub": sub, "aud": "chat", "exp": int(time.time()) + 7200, **claims}, SECRET, "HS256")
 
 
 # The table
@@ -661,6 +661,6 @@ def _settings(folder: Path, redis_url: str, model_url: str) -> dict[str, Any]:
         "log_level": "error",
         "allowed_networks": "127.0.0.0/8",
         "requests_per_minute": 0,
-        "turn_timeout": 600,
-        "model_timeout": 600,
+        "turn_timeout": 3600,
+        "model_timeout": 3600,
     }

@@ -51,6 +51,10 @@ class Person:
         """Post to the dialect, as this user."""
         return self.http.post(f"/llmchat/{path}", json={"user_id": self.name, **body})
 
+    def taken_up(self) -> None:
+        """Wait until the owner has what was sent before: it takes commands in order; this stops nothing."""
+        assert self.post("cancel", session_id="none-of-these").json()["status"] == "no_running_turn"
+
     def keyed(self, path: str, key: str, **body: Any) -> httpx.Response:
         """Post with an id of the request's own."""
         content = {"user_id": self.name, **body}

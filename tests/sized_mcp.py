@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import threading
 from typing import Any
 
 from starlette.applications import Starlette
@@ -38,6 +39,7 @@ class SizedMCP:
         calls: The calls of tools that have come.
         pause: Seconds before it says hello.
         hellos: How often it was to say so.
+        hold: Calls are answered when this is set.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,7 @@ class SizedMCP:
         self.calls: list[dict[str, Any]] = []
         self.pause = 0.0
         self.hellos = 0
+        self.hold: threading.Event | None = None
         self._now = 0
         self.app = Starlette(routes=[Route("/{form}", self._serve, methods=["GET", "POST", "DELETE"])])
 
@@ -85,6 +88,8 @@ class SizedMCP:
         self.at_once = max(self.at_once, self._now)
         try:
             await asyncio.sleep(args.get("seconds", 0))
+            if self.hold:
+                await asyncio.to_thread(self.hold.wait, 50)
         finally:
             self._now -= 1
         return int(args.get("size", 1))

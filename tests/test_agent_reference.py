@@ -156,10 +156,10 @@ async def langchains(url: str, messages: list[Message]) -> str:
 
 async def ours(url: str, messages: list[Message], *, raw: bool) -> str:
     entry = CatalogueEntry(model="openai:m", base_url=url)
-    made = Providers([entry], policy=Policy(), ollama_url="", silence=5, environ={}, raw=raw)
+    made = Providers([entry], policy=Policy(), ollama_url="", silence=60, environ={}, raw=raw)
     model, loop = made.open(await made.choose("openai:m")), Loop()
     try:
-        await Agent(model, [ADD], rounds=10, silence=5).run(messages, {}, loop)
+        await Agent(model, [ADD], rounds=10, silence=60).run(messages, {}, loop)
     finally:
         await model.aclose()
     return "".join(loop.told)

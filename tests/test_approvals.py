@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stage(folder: Path) -> Iterator[Stage]:
-    with staged(folder, approvals=True, question_timeout=20, turn_timeout=5, tool_timeout=2) as stage:
+    with staged(folder, approvals=True, question_timeout=110, turn_timeout=110, tool_timeout=55) as stage:
         yield stage
 
 
@@ -147,15 +147,17 @@ def test_nobody_is_asked_about_a_call_that_cannot_be_made(
 
 
 def test_time_does_not_run_and_no_place_is_taken_while_a_person_decides(
-    here: Person, model: ModelServer, far: SizedMCP
+    tmp_path: Path, name: str, far: SizedMCP, far_url: str
 ) -> None:
-    """The turn may take 5 seconds, and 4 calls of a server are made at a time."""
-    calls(model, *[("far__size", {"size": n % 9}) for n in range(20)])
-    with turn(here) as going:
-        asked = going.approvals(20)
-        threading.Event().wait(5.5)
-        for each in reversed(asked):
-            decided(here, each)
+    """The turn may take 10 seconds, and 4 calls of a server are made at a time."""
+    with staged(tmp_path, approvals=True, turn_timeout=10) as stage, Person(stage.url, name) as alice:
+        alice.connect(servers=[{"url": far_url, "alias": "far"}])
+        calls(stage.model, *[("far__size", {"size": n % 9}) for n in range(20)])
+        with turn(alice) as going:
+            asked = going.approvals(20)
+            threading.Event().wait(10.5)
+            for each in reversed(asked):
+                decided(alice, each)
     assert going.end()[-1] == "final"
     assert len(far.calls) == 20
 
@@ -729,11 +731,12 @@ def test_a_call_that_waits_for_its_place_goes_where_its_user_has_allowed_it(
 ) -> None:
     near, other = SizedMCP(), SizedMCP()
     near.tools, other.tools = [tool("wait")], list(far.tools)
-    url = serve(approvals=True, parallel_calls=1, tool_timeout=10)
+    near.hold = threading.Event()
+    url = serve(approvals=True, parallel_calls=1, tool_timeout=55, turn_timeout=110)
     with running(near.app) as near_url, running(other.app) as other_url, Person(url, name) as alice:
         servers = [{"url": far_url, "alias": "far"}, {"url": f"{near_url}/json", "alias": "near"}]
         alice.connect(servers=servers)
-        calls(model, ("near__wait", {"seconds": 4}), ("far__size", {"size": 1}))
+        calls(model, ("near__wait", {}), ("far__size", {"size": 1}))
         with turn(alice) as going:
             by_tool = {each["tool"]: each for each in going.approvals(2)}
             decided(alice, by_tool["near__wait"])
@@ -742,4 +745,5 @@ def test_a_call_that_waits_for_its_place_goes_where_its_user_has_allowed_it(
             assert alice.http.delete("/llmchat/servers/far").status_code == 200
             added = alice.http.post("/llmchat/servers", json={"url": f"{other_url}/json", "alias": "far"})
             assert added.status_code < 300, added.text
+            near.hold.set()
     assert (far.calls, other.calls) == ([], [])

@@ -264,6 +264,7 @@ async def test_writes_of_an_owner_and_the_next_one_never_mix(url: str, name: str
                 except Fenced:
                     return
                 written.set()
+                await anyio.sleep(0.005)  # who waits for SQLite's lock looks now and then
             raise AssertionError("it was never fenced")
 
         async with anyio.create_task_group() as tasks:
@@ -441,7 +442,7 @@ async def test_a_locked_database_acknowledges_nothing(sqlite_url: str, tmp_path:
             except StoreUnavailable as error:
                 failures.append(error)
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(write)
                 assert await contents(archive, name) == [], "readers do not wait for writers"
@@ -1251,11 +1252,11 @@ def has_told(count: int, story: Story) -> bool:
 
 async def eventually(condition: Callable[[], object], what: str) -> None:
     """Wait until a condition holds that other tasks bring about."""
-    with anyio.move_on_after(10):
+    with anyio.move_on_after(60):
         while not condition():  # noqa: ASYNC110 - there are many who may bring it about
             await anyio.sleep(0.001)
         return
-    raise AssertionError(f"not within 10 s: {what}")
+    raise AssertionError(f"not within 60 s: {what}")
 
 
 def has_locked(database: sqlite3.Connection) -> bool:
@@ -1347,12 +1348,12 @@ async def test_a_task_that_is_cancelled_at_any_moment_leaves_no_lock_behind(
         await asyncio.sleep(n / 5000)
         task.cancel()
         await asyncio.wait([task])
-        with anyio.fail_after(4):
+        with anyio.fail_after(9):
             await add(archive, name, f"s{n}", said("after"))
             assert await contents(archive, name, f"s{n}") == ["after"]
     for k in range(4):
         await cancelled_at(k, partial(ACCESSES[access], archive, name))
-        with anyio.fail_after(4):
+        with anyio.fail_after(9):
             await archive.next_epoch(name, 1)
 
 

@@ -50,15 +50,17 @@ def older_url(done: list[Any]) -> Iterator[str]:
         yield f"{url}/mcp"
 
 
+HASTY = {"tool_timeout": 4, "turn_timeout": 9}
+"""Limits for tests that outlast them."""
+
+hasty = pytest.mark.parametrize("stage", [HASTY], ids=["hasty"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with staged(
-        tmp_path_factory.mktemp("asking"),
-        tool_timeout=1.5,
-        turn_timeout=5,
-        model_timeout=5,
-        question_timeout=20,
-    ) as stage:
+def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    limits = {"tool_timeout": 55, "turn_timeout": 110, "model_timeout": 55, "question_timeout": 110}
+    folder = tmp_path_factory.mktemp("asking")
+    with staged(folder, **{**limits, **getattr(request, "param", {})}) as stage:
         yield stage
 
 
@@ -117,7 +119,7 @@ class Turn:
 
     def end(self) -> list[str]:
         """The names of all frames, when there are no more."""
-        self._thread.join(15)
+        self._thread.join(60)
         assert not self._thread.is_alive(), self.frames
         return [event for event, _ in self.frames]
 
@@ -298,15 +300,16 @@ def test_a_server_may_ask_again(
     assert asking.calls == ["then"] * 3
 
 
+@hasty
 def test_time_does_not_run_while_a_person_is_asked(
     alice: Person, model: ModelServer, asking_url: str
 ) -> None:
-    """The turn may take 5 seconds, and a call 1.5."""
+    """The turn may take 9 seconds, and a call 4."""
     connect(alice, asking_url)
     call(model, "book")
     with turn(alice) as going:
         question = going.question()
-        threading.Event().wait(6)
+        threading.Event().wait(9.5)
         assert answer(alice, question, day=SECRET).status_code == 200
         assert going.result() == "book: done"
     assert going.end()[-1] == "final"
@@ -387,6 +390,7 @@ BAD = {
 }
 
 
+@hasty
 @pytest.mark.parametrize("tool", BAD)
 def test_what_cannot_be_asked_fails_the_call_alone(
     alice: Person, model: ModelServer, asking: AskingMCP, asking_url: str, tool: str
@@ -431,6 +435,7 @@ def test_the_sdks_server_asks_by_its_results(
     assert done == [("here", {"day": SECRET, "seats": 2})]
 
 
+@hasty
 @pytest.mark.parametrize("tool", ["book", "live"])
 def test_an_older_server_asks_in_the_middle_of_a_call(
     alice: Person, model: ModelServer, older_url: str, done: list[Any], tool: str
@@ -440,7 +445,7 @@ def test_an_older_server_asks_in_the_middle_of_a_call(
     with turn(alice) as going:
         question = going.question()
         assert question["tool"] == f"s__{tool}"
-        threading.Event().wait(2)  # longer than a call may take
+        threading.Event().wait(4.5)  # longer than a call may take
         assert answer(alice, question, day=SECRET).status_code == 200
         assert going.result() in ("booked here", "live: accept")
     assert SECRET in json.dumps(done)
@@ -512,6 +517,7 @@ def test_who_waits_takes_nobodys_place(
 # Tasks
 
 
+@hasty
 def test_a_task_is_followed_to_its_result(
     alice: Person, model: ModelServer, asking: AskingMCP, asking_url: str
 ) -> None:
@@ -519,7 +525,7 @@ def test_a_task_is_followed_to_its_result(
     call(model, "count")
     with turn(alice) as going:
         wait_until(lambda: len(going.of("tool_progress")) > 1, "progress")
-        threading.Event().wait(2)  # longer than a call may take
+        threading.Event().wait(4.5)  # longer than a call may take
         asking.go.set()
         assert going.result() == "count: done"
     assert asking.calls == ["count"]

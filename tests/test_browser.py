@@ -159,11 +159,11 @@ def test_what_is_said_into_a_running_answer_comes_in_and_the_answer_goes_on(
 
 
 def test_a_wait_for_the_provider_is_a_quiet_line(tab: Tab, name: str, scripted: ModelServer) -> None:
-    scripted.will(Reply(status=429, headers={"retry-after": "2"}), Reply(text="at last"))
+    scripted.will(Reply(status=429, headers={"retry-after": "12"}), Reply(text="at last"))
     tab.sign_in(name)
     tab.connect("openai:scripted")
     tab.send("hello")
-    expect(tab.page.get_by_test_id("notice")).to_have_text(re.compile("limiting requests.*in 2 s"))
+    expect(tab.page.get_by_test_id("notice")).to_have_text(re.compile("limiting requests.*in 12 s"))
     tab.answers("at last")
     expect(tab.page.get_by_test_id("notice")).to_have_count(0)  # it is not so any more
 
@@ -304,9 +304,9 @@ def test_a_message_sent_again_unchanged_is_answered_once(tab: Tab, name: str, sc
     expect(page.get_by_test_id("composer")).to_have_value("")
     expect(page.get_by_test_id("composer")).to_have_value("hello")
     page.unroute_all()
-    tab.complaints.clear()  # the browser itself reports the lost connection
     page.get_by_test_id("send").click()
     tab.answers("once")
+    tab.complaints.clear()  # the browser itself reports the lost connection
     assert len(scripted.requests) == before + 1
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from tests.faults import refused
 from tests.model_server import ModelServer, Reply
-from tests.person import Person, frames
+from tests.person import Frame, Person, frames
 
 
 def test_an_answer_is_streamed_in_pieces_and_ends_with_final(alice: Person, model: ModelServer) -> None:
-    model.will(Reply(text="one two three", pause=0.05))
+    hold = threading.Event()
+    model.will(Reply(text="one two three", hold=hold))
     alice.connect()
-    frames = alice.stream("count")
-    assert [data["content"] for event, data in frames if event == "token"] == ["one", " two", " three"]
+    frames: list[Frame] = []
+    with alice.streaming("count") as coming:
+        for frame in coming:
+            frames.append(frame)
+            said = [data["content"] for event, data in frames if event == "token"]
+            if "".join(said) == "one two":
+                hold.set()  # the last word is said only to whoever has the others
+    assert said[-1] == " three"
+    assert "".join(said) == "one two three"
     event, final = frames[-1]
     assert event == "final"
     assert final["content"] == "one two three"

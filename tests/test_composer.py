@@ -17,13 +17,24 @@ from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.offering_mcp import Offering
 from tests.person import Person
-from tests.running import running
+from tests.running import running, wait_until
 from tests.tab import Tab, chromium
 
 pytestmark = pytest.mark.slow
 
 EVIL: Final = "<img src=x onerror=alert(1)>\u202egnp"
 LARGEST: Final = 60_000
+
+
+def first(tab: Tab, held: list[Route]) -> Route:
+    """The first request that is held, when it is there."""
+
+    def there() -> bool:
+        tab.page.wait_for_timeout(10)  # the browser is heard while one waits for its page
+        return bool(held)
+
+    wait_until(there, "a request is on its way")
+    return held[0]
 
 
 def png(width: int) -> bytes:
@@ -245,7 +256,7 @@ def test_what_is_typed_while_the_list_is_on_its_way_counts(tab: Tab) -> None:
         page.keyboard.type("/gr")
     page.keyboard.type("ee")
     expect(field(tab)).to_have_value("/gree")
-    held[0].continue_()
+    first(tab, held).continue_()
     expect(options(tab)).to_have_count(1)
     expect(field(tab)).to_be_focused()
     page.keyboard.press("Enter")
@@ -420,7 +431,7 @@ def test_a_message_waits_for_its_files_and_goes_once_they_are_there(
     expect(waits).to_be_visible()
     expect(field(tab)).to_have_value("Look")
     scripted.will(Reply(text="Seen."))
-    held[0].continue_()
+    first(tab, held).continue_()
     tab.answers("Seen.")
     expect(tab.page.get_by_test_id("message-user").get_by_role("img", name=CAT["name"])).to_be_visible()
 
@@ -449,7 +460,7 @@ def test_a_message_stays_if_the_file_it_waits_for_fails(
     tab.page.keyboard.type("Look")
     tab.page.keyboard.press("Enter")
     expect(tab.page.get_by_test_id("waits")).to_be_visible()
-    held[0].fulfill(status=413, json={"detail": "That is too much."})
+    first(tab, held).fulfill(status=413, json={"detail": "That is too much."})
     expect(enclosures(tab).get_by_role("alert")).to_have_text("That is too much.")
     expect(tab.page.get_by_test_id("waits")).to_have_count(0)
     expect(field(tab)).to_have_value("Look")

@@ -156,7 +156,7 @@ def logged_in(context: BrowserContext, site: Site) -> Page:
     page.fill("input[name=email]", ADMIN)
     page.fill("input[name=password]", PASSWORD)
     page.click("button[type=submit]")
-    page.wait_for_url(re.compile(r"/admin/?(#.*)?$"))
+    page.wait_for_url(re.compile(r"/admin/?(#.*)?$"), timeout=120_000)
     return page
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 from starlette.applications import Starlette
@@ -70,7 +71,9 @@ def further() -> Iterator[tuple[World, str]]:
 @pytest.fixture
 def world(far: tuple[World, str], further: tuple[World, str]) -> World:
     """The first of them; both have seen nothing, and do not redirect."""
-    for each, _ in (far, further):
+    for each, url in (far, further):
+        each.redirect = (307, "/")  # answered at once, behind what is still on its way
+        httpx.post(url, trust_env=False, timeout=60)
         each.seen.clear()
         each.redirect = None
     return far[0]
@@ -90,7 +93,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
     """Open applications in memory that may reach loopback; the same settings give the same one."""
     nothing = tmp_path_factory.mktemp("credentials") / "nothing"
     common = {"workers": 1, "ollama_url": "off", "log_level": "error", "allowed_networks": "127.0.0.0/8,::1"}
-    limits = {"connect_timeout": 3, "model_timeout": 3, "models_file": nothing, "servers_file": nothing}
+    limits = {"connect_timeout": 15, "model_timeout": 15, "models_file": nothing, "servers_file": nothing}
     urls: dict[str, str] = {}
     with ExitStack() as stack:
 

@@ -259,13 +259,13 @@ def test_a_word_that_says_nothing_finds_no_tool() -> None:
 
 def test_a_long_message_is_answered_at_once() -> None:
     """No rule may take a time that grows with the square of a message's length."""
-    began = time.perf_counter()
+    began = time.process_time()
     for text in ("1" * 200_000, "add " + " " * 200_000 + "x", "“" * 200_000, '{"a":' * 50_000, "`" * 200_000):
         asked(text)
         asked(f"/add a={text} b")
         asked(f"/echo {text}")
         reply([ToolMessage(text, tool_call_id="1", name="x")], [])
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_words_and_stems() -> None:

@@ -192,7 +192,7 @@ def test_the_turns_pages_commands_answer_what_it_shows(tmp_path: Path) -> None:
     shown = [text for language, text in found if language == "text"]
     limited = Reply(status=429, headers={"retry-after": "2"})
     scripts = [
-        [Reply(text="one two", pause=0.5), Reply(text="three four")],
+        [Reply(text="one two", pause=2), Reply(text="three four")],
         [limited, Reply(text="Hello to you.")],
     ]
     with running(model.app) as url, Installation(tmp_path, f"{url}/v1") as installation:

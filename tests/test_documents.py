@@ -485,8 +485,8 @@ async def keys_of(client: Redis, user: str) -> list[str]:
 
 async def test_all_keys_have_a_time_to_live_and_one_slot(valkey_url: str, client: Redis, name: str) -> None:
     async with opened(valkey_url) as backend:
-        await put(backend.documents, name, "a{b}", seconds=50)
-        await put(backend.documents, name, "short", seconds=5)
+        await put(backend.documents, name, "a{b}", seconds=500)
+        await put(backend.documents, name, "short", seconds=50)
         keys = await keys_of(client, name)
         assert keys == [
             f"chat:document:{{{name}}}:kind:a{{b}}",
@@ -496,14 +496,14 @@ async def test_all_keys_have_a_time_to_live_and_one_slot(valkey_url: str, client
         ]
         assert {key_slot(key.encode()) for key in keys} == {key_slot(name.encode())}
         lives = [await client.pttl(key) for key in keys[:3]]
-        assert all(40_000 < life <= 50_000 for life in (lives[0], lives[2]))
-        assert 0 < lives[1] <= 5000
+        assert all(400_000 < life <= 500_000 for life in (lives[0], lives[2]))
+        assert 0 < lives[1] <= 50_000
         assert await client.pttl(keys[3]) > 80_000_000
         for each in ("a{b}", "short"):
             assert await backend.documents.drop_document(name, "kind", each)
         left = await keys_of(client, name)
         assert left == keys[2:]
-        assert 0 < await client.pttl(left[0]) <= 60_000
+        assert 0 < await client.pttl(left[0]) <= 600_000
 
 
 async def test_versions_rise_when_redis_has_lost_its_data(valkey_url: str, client: Redis, name: str) -> None:
@@ -618,7 +618,7 @@ async def test_who_waits_too_long_for_a_lock_is_told_so(backend: Backend, papers
         with pytest.raises(Locked, match="Please try again") as refused:
             async with other.locked(name, "lock", seconds=30, patience=0.1):
                 raise AssertionError("it has two holders")
-        assert 0.1 <= time.monotonic() - began < 5
+        assert 0.1 <= time.monotonic() - began < 25
         assert isinstance(refused.value, StoreUnavailable)
         assert refused.value.retryable
         assert not await is_open(other, name), "who was refused has opened it"
@@ -667,10 +667,10 @@ async def test_a_lock_that_cannot_be_opened_opens_when_its_time_is_over(valkey_u
     with proxied(valkey_url) as proxy:
         async with open_redis(proxy.url) as near, open_redis(valkey_url) as far:
             papers, other = Papers(near.documents, VAULT), Papers(far.documents, VAULT)
-            async with papers.locked(name, "lock", seconds=2, patience=0):
+            async with papers.locked(name, "lock", seconds=6, patience=0):
                 proxy.cut()
             assert not await is_open(other, name)
-            async with other.locked(name, "lock", seconds=30, patience=10):
+            async with other.locked(name, "lock", seconds=30, patience=30):
                 assert not await is_open(other, name)
 
 
@@ -706,10 +706,10 @@ async def test_a_lock_whose_holder_is_killed_opens_when_its_time_is_over(
 ) -> None:
     papers = Papers(shared.documents, VAULT)
     (path := tmp_path / "number").write_text("0")
-    with worker(shared.url, name, path, 1, 2) as process:
+    with worker(shared.url, name, path, 1, 6) as process:
         await anyio.to_thread.run_sync(wait_until, lambda: path.read_text() == "1", "it holds the lock")
         process.send_signal(signal.SIGKILL)
     assert not await is_open(papers, name)
     began = time.monotonic()
-    async with papers.locked(name, "lock", seconds=30, patience=20):
-        assert time.monotonic() - began < 10
+    async with papers.locked(name, "lock", seconds=30, patience=60):
+        assert time.monotonic() - began < 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -166,14 +167,18 @@ def test_only_messages_of_the_users_own_are_edited(talked: Person, way: str) -> 
 def test_two_edits_of_one_message_at_once_are_one_edit_and_one_refusal(
     talked: Person, model: ModelServer
 ) -> None:
-    old = asked(talked, "second")
-    model.will(Reply(text="slow answer", pause=0.3), Reply(text="never"))
-    with talked.streaming("2b", edit=old) as frames, talked.streaming("2c", edit=old) as others:
-        assert list(frames)[-1][0] == "final"
-        name, data = list(others)[-1]
+    old, hold = asked(talked, "second"), threading.Event()
+    model.will(Reply(text="third answer", hold=hold), Reply(text="slow answer"), Reply(text="never"))
+    with talked.streaming("third") as first:  # both are accepted before one of them cuts
+        next(first)
+        with talked.streaming("2b", edit=old) as frames, talked.streaming("2c", edit=old) as others:
+            hold.set()
+            assert list(frames)[-1][0] == "final"
+            name, data = list(others)[-1]
+        list(first)
     assert (name, "another way" in data["error"]) == ("error", True)
     assert told(talked) == ["first", "one", "2b", "slow answer"]
-    assert ways(talked) == [[("second", 2, False), ("2b", 2, True)]]
+    assert ways(talked) == [[("second", 4, False), ("2b", 2, True)]]
 
 
 def test_an_edit_waits_for_the_turn_that_runs_or_stops_it(talked: Person, model: ModelServer) -> None:
@@ -268,7 +273,7 @@ def test_there_is_nothing_to_run_again_in_a_new_conversation(alice: Person) -> N
 
 def test_no_other_branch_is_shown_while_a_turn_runs(talked: Person, model: ModelServer) -> None:
     talked.say("2b", edit=asked(talked, "second"))
-    model.will(Reply(text="a long answer", pause=1))
+    model.will(Reply(text="a long answer", hang_after=2))
     with talked.streaming("third") as frames:
         next(frames)
         refused = switch(talked, "second")

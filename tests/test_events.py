@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -109,7 +110,7 @@ def until(events: Iterator[Event], *names: str) -> list[Event]:
 def heard(events: Iterator[Event], text: str) -> list[Event]:
     """Read until this has been said."""
     found: list[Event] = []
-    while not told(found).endswith(text):
+    while text not in told(found):  # a slow machine says more in one piece
         found += until(events, "token")
     return found
 
@@ -203,14 +204,17 @@ def test_a_client_of_the_plain_contract_needs_to_know_none_of_it(
 def test_a_stream_that_is_cut_goes_on_behind_any_id_on_any_worker(
     tab: Tabs, far: ModelServer, cut: int
 ) -> None:
-    far.will(Reply(text=WORDS, pause=0.08))
+    hold = threading.Event()
+    far.will(Reply(text=WORDS, pause=0.08, hold=None if cut else hold))
     reader = tab(cut // 2)
     with reader.sending("count") as events:
         before = list(islice(events, min(cut, 6)))
         if cut == 7 and before[-1].name != "final":  # a slow machine says all in fewer pieces
             before += until(events, "final")
     if not before:  # nothing was seen: the turn from its start
-        rest = until(tab.follow(1), "final")
+        late = tab.follow(1)
+        hold.set()
+        rest = until(late, "final")
         assert names(rest)[:2] == ["turn", "message"]
     elif before[-1].name == "final":
         rest = []
@@ -232,7 +236,7 @@ def test_what_has_ended_is_told_behind_each_of_its_ids_on_each_worker(tab: Tabs,
     with tab(1).sending("add") as sent:
         posted = list(sent)
     whole = until(everything, "final")
-    assert len(whole) > 10
+    assert len(whole) >= 10
     assert told(whole) == told(posted) == f"Let me see.\n\n{WORDS}"
     assert [event for event in whole if event.id in {each.id for each in posted}] == [
         Event(event.id, event.name, {**event.data, **whole[0].data}) for event in posted
@@ -368,9 +372,8 @@ def test_a_tab_of_one_conversation_sees_its_turn_from_the_start_while_others_run
     sessions = [alice.http.post("/llmchat/sessions", json={}).json()["session_id"] for _ in range(2)]
     model.will(*[Reply(text="one two three", hang_after=3) for _ in sessions])
     with ExitStack() as stack:
-        sent = [stack.enter_context(alice.sending("count", session_id=each)) for each in sessions]
-        for events in sent:
-            heard(events, "one two")
+        for each in sessions:  # one behind the other: their pieces do not mix
+            heard(stack.enter_context(alice.sending("count", session_id=each)), "one two")
         for session in sessions:
             with alice.following(session_id=session) as events:
                 seen = heard(events, "one two")
@@ -388,8 +391,9 @@ def test_a_tab_of_all_conversations_sees_each_running_turn_from_its_start(
     """Also one that began before the turn of a message that was sent earlier."""
     alice.connect()
     one, other = [alice.http.post("/llmchat/sessions", json={}).json()["session_id"] for _ in range(2)]
+    hold = threading.Event()
     model.will(
-        Reply(text="first", before=1.0),
+        Reply(text="first", hold=hold),
         Reply(text="one two three", hang_after=3),
         Reply(text="four five six", hang_after=3),
     )
@@ -399,6 +403,7 @@ def test_a_tab_of_all_conversations_sees_each_running_turn_from_its_start(
         queued = stack.enter_context(alice.sending("queued", session_id=one))
         beside = stack.enter_context(alice.sending("beside", session_id=other))
         heard(beside, "one two")
+        hold.set()
         first.result(20)
         heard(queued, "four five")
         with alice.following() as events:
@@ -497,12 +502,14 @@ def test_a_place_that_the_log_has_dropped_is_answered_with_how_things_are(
 def test_a_turn_whose_start_the_log_has_dropped_is_told_of_once(
     tab: Tabs, far: ModelServer, two: Installation, name: str
 ) -> None:
+    with tab().sending("earlier") as sent:
+        early = list(sent)
     far.will(Reply(text="one two three four", pause=0.2, hang_after=4))
     with tab().sending("count") as sent:
-        seen = heard(sent, "one two three")
+        heard(sent, "one two three")
         with two.redis() as redis:
             redis.xtrim(f"chat:events:{{{name}}}", maxlen=1, approximate=False)
-        events = tab.follow(1, after=seen[0].id)
+        events = tab.follow(1, after=early[-1].id)
         reset = next(events)
         assert reset.name == "reset"
         assert reset.data["snapshot"]["running"] is not None

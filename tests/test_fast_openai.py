@@ -51,10 +51,13 @@ def wire() -> Iterator[Wire]:
 
 
 @asynccontextmanager
-async def opened(wire: Wire, *, raw: bool, model: str = "m", **options: Any) -> AsyncIterator[Model]:
+async def opened(
+    wire: Wire, *, raw: bool, model: str = "m", silence: float = 15, **options: Any
+) -> AsyncIterator[Model]:
     name = f"openai:{model}"
     entry = CatalogueEntry(model=name, base_url=f"{wire.url}/v1", api_key_env="KEY", options=options)
-    made = Providers([entry], policy=Policy(), ollama_url="", silence=1, environ={"KEY": "the-key"}, raw=raw)
+    environ = {"KEY": "the-key"}
+    made = Providers([entry], policy=Policy(), ollama_url="", silence=silence, environ=environ, raw=raw)
     model_ = made.open(await made.choose(name, max_tokens=99))
     try:
         yield model_
@@ -230,7 +233,7 @@ async def test_the_same_is_heard(wire: Wire, name: str) -> None:
 
 async def test_a_silent_server_is_given_up_alike(wire: Wire) -> None:
     slow = replace(answer(*says("hello you")), pause=1.5)
-    plain, quick = await both(wire, slow)
+    plain, quick = await both(wire, slow, silence=1)
     assert quick == plain
     assert "error" in quick
 

@@ -21,9 +21,9 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-LIMIT = 2  # seconds that a server gets to connect, and a tool to answer
+LIMIT = 5  # seconds that a server gets to connect, and a tool to answer
 SLACK = 15  # seconds for two loaded cores, and for the lists that are long to read
 GOOD, HOSTILE = 4, 6  # users
 CALLED = 20  # tools of one turn
@@ -135,7 +135,7 @@ def test_hostile_servers_harm_only_those_who_connect_to_them(
         took = sorted(each for chatting in good for each in chatting.result())
     assert installation.workers() == workers
     assert most - calm < MEMORY
-    assert took[len(took) // 2] < LIMIT
+    assert took[len(took) // 2] < 2
     assert took[-1] < SLACK
     errors = installation.errors.read_text()
     found = re.search(rf"Traceback|{SECRET}|Task exception was never retrieved", errors)

@@ -100,6 +100,7 @@ def test_a_language_is_chosen_at_once_in_every_tab_and_remembered(
         tab.page.get_by_test_id("language").select_option("ar")
         expect(tab.page.locator("html")).to_have_attribute("dir", "rtl")
         expect(tab.page.get_by_test_id("tool-count")).to_contain_text("أداة")
+        expect(tab.page.locator(".message .figures").first).to_contain_text("US$")
         places = tab.page.evaluate(PLACES, "US$")
         assert places == sorted(places)
         tab.picture("right-to-left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -55,10 +56,15 @@ class Counted:
             await send(message)
 
         try:
+            if scope["type"] == "http" and scope["method"] == "DELETE":
+                self._end(scope)
             await self.app(scope, receive, sent)
         finally:  # a goodbye, or the end of the stream that a client has open all the time
-            if scope["type"] == "http" and scope["method"] in ("DELETE", "GET"):
-                self.ended.add(dict(scope["headers"]).get(b"mcp-session-id", b"").decode())
+            if scope["type"] == "http" and scope["method"] == "GET":
+                self._end(scope)
+
+    def _end(self, scope: Scope) -> None:
+        self.ended.add(dict(scope["headers"]).get(b"mcp-session-id", b"").decode())
 
 
 @pytest.fixture
@@ -221,9 +227,10 @@ def test_a_connect_that_fails_leaves_all_as_it_was(
     tab().connect(server=server)
     config = tab().get("config/{me}").json()
     opened = counted.open
-    far.will(Reply(text="one two three four", pause=0.4))
+    hold = threading.Event()
+    far.will(Reply(text="one two three four", hold=hold))
     with tab().sending("count") as events:
-        heard(events, "one")
+        heard(events, "one two three")
         with socket.create_server(("127.0.0.1", 0)) as closed:
             dead = {"url": f"http://127.0.0.1:{closed.getsockname()[1]}/mcp", "alias": "dead"}
         llm = {"model": "openai:scripted", "temperature": 0.5}
@@ -231,6 +238,7 @@ def test_a_connect_that_fails_leaves_all_as_it_was(
         assert refused.status_code == 503, refused.text
         wait_until(lambda: counted.open == opened, "what was opened in vain is closed")
         assert tab(worker).get("history/{me}").json()["running"] is not None
+        hold.set()
         final = until(events, "final", "error")[-1]
     assert (final.name, final.data["stopped"], final.data["content"]) == (
         *("final", False),

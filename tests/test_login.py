@@ -445,7 +445,7 @@ def test_an_open_stream_ends_with_the_login_that_it_began_with(door: Opened) -> 
 
 @pytest.mark.slow
 def test_an_open_stream_ends_when_the_login_is_revoked(door: Opened, name: str) -> None:
-    asked: dict[str, Any] = {"headers": {"x-name": name}, "timeout": 14}  # before the next comment would come
+    asked: dict[str, Any] = {"headers": {"x-name": name}, "timeout": 60}
     with door(**CUSTOM).stream("GET", "/llmchat/events", **asked) as response:
         assert response.status_code == 200
         REVOKED.add(name)

@@ -19,6 +19,7 @@ from mcp_chat.app import create_app
 from mcp_chat.catalogue import DEMO, Capabilities, CatalogueEntry, read_catalogue
 from mcp_chat.context import Budget
 from mcp_chat.exceptions import InvalidRequest, SettingsError
+from mcp_chat.models.providers import probe
 from mcp_chat.models.window import Window
 from mcp_chat.netguard import Policy
 from mcp_chat.providers import Providers, load_packages
@@ -27,6 +28,7 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running
 from tests.test_logs import as_before
+from tests.test_providers import slowly
 from tests.wires import openai_chat
 from tests.wires.heard import ADD
 from tests.wires.wire import Wire, whole, wired
@@ -43,7 +45,7 @@ def anyio_backend() -> str:
 
 def providers(*entries: CatalogueEntry, ollama_url: str = "", **environ: str) -> Providers:
     """Providers of an operator."""
-    return Providers(entries, policy=Policy(), ollama_url=ollama_url, silence=3, environ=environ)
+    return Providers(entries, policy=Policy(), ollama_url=ollama_url, silence=30, environ=environ)
 
 
 async def listed(made: Providers) -> list[str]:
@@ -314,7 +316,8 @@ def test_a_window_leaves_room_for_the_answer_and_the_tools() -> None:
 # Ollama says it itself
 
 
-async def test_an_ollama_says_what_its_models_can_do(wire: Wire) -> None:
+async def test_an_ollama_says_what_its_models_can_do(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_client", slowly)
     wire.will(
         whole({"models": [{"name": "m", "digest": "1"}]}),
         whole({"capabilities": ["completion", "vision", "thinking"]}),

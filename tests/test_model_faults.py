@@ -15,15 +15,16 @@ from tests.faults import Stage, ended_in_error, failed, fit, refused, usable, we
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 
-SILENCE = 3.0
+SILENCE = 6.0
+TURN = 15
 ROUNDS = 3
 STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 
 
 stage, model, alice = on_one_stage(
     model_timeout=SILENCE,
-    turn_timeout=8,
-    tool_timeout=5,
+    turn_timeout=TURN,
+    tool_timeout=15,
     tool_rounds=ROUNDS,
     model_retries=0,  # `tests.test_persistence` has what is done about failures
     breaker_failures=0,
@@ -75,7 +76,7 @@ def test_a_refusal_is_told_with_what_to_do(
 ) -> None:
     alice.connect()
     model.will(Reply(status=status))
-    with within(SILENCE + 6):
+    with within(SILENCE + 30):
         text = failed(alice, "hi", streamed=streamed, status=503)
     assert text.startswith("Service error: " if streamed else "Chat service error. ")
     assert advice in text
@@ -125,7 +126,7 @@ def test_a_provider_that_is_not_there_is_told(alice: Person, streamed: bool) -> 
         port = listener.getsockname()[1]
     config = {"model": "m", "base_url": f"http://127.0.0.1:{port}/v1"}
     alice.connect(llm={"provider": "openai", "config": config})
-    with within(SILENCE + 6):
+    with within(SILENCE + 30):
         text = failed(alice, "hi", streamed=streamed, status=503)
     assert "could not be reached" in text
 
@@ -145,7 +146,7 @@ def test_a_model_that_says_nothing_is_given_up(
 ) -> None:
     alice.connect()
     model.will(reply)
-    with within(SILENCE + 6):
+    with within(SILENCE + 30):
         text = failed(alice, "hi", streamed=streamed, status=504)
     assert "timed out" in text
     usable(alice, model)
@@ -157,7 +158,7 @@ def test_a_model_that_falls_silent_is_given_up_and_its_words_are_kept(
 ) -> None:
     alice.connect()
     model.will(Reply(text="one two three four", hang_after=3))
-    with within(SILENCE + 6):
+    with within(SILENCE + 30):
         text = failed(alice, "hi", streamed=streamed, status=504)
     assert "timed out" in text
     kept = alice.history()[-1]
@@ -172,9 +173,9 @@ def test_a_model_that_talks_without_end_is_stopped_by_the_turns_limit(
 ) -> None:
     alice.connect()
     model.will(Reply(text="word " * 10_000, pause=0.05))
-    with within(8 + 5):
+    with within(TURN + 30):
         text = failed(alice, "hi", streamed=False, status=504)
-    assert "longer than 8 seconds" in text
+    assert f"longer than {TURN} seconds" in text
     usable(alice, model)
 
 
@@ -185,7 +186,7 @@ def test_a_model_that_breaks_off_is_told_and_its_words_are_kept(
 ) -> None:
     alice.connect()
     model.will(Reply(text="one two three four", break_after=pieces, pause=0.01))
-    with within(SILENCE + 6):
+    with within(SILENCE + 30):
         text = failed(alice, "hi", streamed=streamed, status=503)
     assert "could not be reached or broke off" in text
     last = alice.history()[-1]
@@ -229,7 +230,7 @@ def test_an_answer_that_cannot_be_read_is_told(
 ) -> None:
     alice.connect()
     model.will(Reply(body=body))
-    with within(SILENCE + 6):
+    with within(SILENCE + 30):
         failed(alice, "hi", streamed=streamed, status=503)
     usable(alice, model)
 
@@ -324,7 +325,7 @@ def test_a_mebibyte_of_text_arrives(alice: Person, model: ModelServer, streamed:
     alice.connect()
     text = "x" * (2**19 - 1) + " " + "é" * 2**18
     model.will(Reply(text=text))
-    with within(SILENCE + 6):
+    with within(SILENCE + 30):
         told = alice.stream("hi")[-1][1]["content"] if streamed else alice.say("hi")["response"]
     assert told == text
     assert alice.history()[-1]["content"] == text
@@ -351,7 +352,7 @@ def test_a_model_that_never_stops_calling_tools_is_stopped(
 ) -> None:
     calls = [Reply(calls=[("demo__add", {"a": n, "b": 1})], call_ids=[f"call_{n}"]) for n in range(30)]
     model.will(*calls)
-    with within(15):
+    with within(45):
         text = failed(adder, "count", streamed=streamed, status=503)
     assert "again and again" in text
     assert len(model.requests) <= ROUNDS + 1
@@ -482,7 +483,7 @@ def test_an_id_may_come_again_in_a_later_turn(adder: Person, model: ModelServer)
 def test_twenty_calls_at_once_all_get_their_results(adder: Person, model: ModelServer) -> None:
     calls: list[tuple[str, Any]] = [("demo__add", {"a": n, "b": 100}) for n in range(20)]
     model.will(Reply(calls=calls), Reply(text="Done."))
-    with within(5):
+    with within(30):
         answer = adder.say("add")
     outputs = [i["output"] for i in answer["tool_invocations"] if i["type"] == "tool_end"]
     assert sorted(outputs) == sorted(str(n + 100) for n in range(20))
@@ -519,6 +520,6 @@ def test_one_persons_hanging_model_does_not_hold_up_another(
     with alice.streaming("hi") as frames, Person(stage.url, f"{alice.name}-2") as bob:
         assert next(frames) == ("token", {"content": "one"})
         bob.connect()
-        with within(SILENCE + 6):
+        with within(SILENCE + 30):
             assert bob.say("hi")["response"] == "1 messages, the last from user: hi"
         assert fit(ended_in_error(list(frames))["error"])

@@ -112,6 +112,7 @@ def test_the_models_say_what_they_can_do_and_another_one_answers_from_then_on(
     plain = choice(page, "openai:plain").get_by_test_id("abilities")
     assert plain.inner_text().split("\n") == ["No tools"]
     tab.picture("models")
+    expect(choice(page, "openai:scripted").locator("input")).to_be_focused()
     page.keyboard.press("ArrowDown")
     expect(large.locator("input")).to_be_checked()
     page.keyboard.press("Enter")

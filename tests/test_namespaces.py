@@ -308,10 +308,11 @@ def at_each_host(site: Site, name: str) -> Iterator[list[Person]]:
 def spoken(frames: Iterator[Frame], text: str) -> None:
     """Read a stream until the model has said this much."""
     said = ""
-    while said != text:
+    while not said.startswith(text):
         event, data = next(frames)
         assert event == "token", data
         said += data["content"]
+        assert said.startswith(text) or text.startswith(said), said
 
 
 def connected(people: list[Person]) -> list[bool]:

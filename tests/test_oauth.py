@@ -87,9 +87,9 @@ def worker(
             "encryption_key": KEY,
             "jwt_secret_key": SECRET,
             "public_url": PUBLIC_URL,
-            "connect_timeout": 5,
-            "tool_timeout": 5,
-            "turn_timeout": 10,
+            "connect_timeout": 15,
+            "tool_timeout": 15,
+            "turn_timeout": 40,
             "log_level": "error",
         }
 

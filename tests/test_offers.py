@@ -41,7 +41,7 @@ class Far:
         httpx.post(f"{self.url}/touch", json={"uri": uri, **more}, timeout=30).raise_for_status()
 
     def change(self) -> None:
-        httpx.post(f"{self.url}/change").raise_for_status()
+        httpx.post(f"{self.url}/change", timeout=30).raise_for_status()
 
 
 NO_SERVER = "You are not connected to a server shop, or it is switched off."

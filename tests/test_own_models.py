@@ -66,7 +66,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 
 def providers() -> Providers:
     """Providers of an operator who lists nothing."""
-    return Providers([], policy=Policy(), ollama_url="", silence=3, environ={})
+    return Providers([], policy=Policy(), ollama_url="", silence=30, environ={})
 
 
 # The wire, behind the HTTP door

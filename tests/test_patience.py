@@ -19,13 +19,13 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running, wait_until
 
-SILENCE, MOST = 2.0, 5.0
+SILENCE, MOST = 5.0, 12.0
 TURN, SERVER = 3, 2
 
 stage, model, alice = on_one_stage(
-    connect_timeout=5,
-    model_timeout=5,
-    turn_timeout=20,
+    connect_timeout=15,
+    model_timeout=15,
+    turn_timeout=60,
     tool_timeout=SILENCE,
     tool_limit=MOST,
     parallel_calls=TURN,
@@ -96,7 +96,7 @@ def test_a_call_that_shows_progress_may_take_longer(slow: Slow, alice: Person, m
 
 
 def test_a_silent_call_is_given_up_and_its_server_told(slow: Slow, alice: Person, model: ModelServer) -> None:
-    with within(SILENCE + 3):
+    with within(SILENCE + 30):
         end = worked(alice, model, seconds=30)
     assert end["error"] == f"The tool did not answer within {SILENCE:g} seconds."
     assert wait_until(lambda: slow.seen["cancelled"], "the server hears of it") == 1
@@ -105,7 +105,7 @@ def test_a_silent_call_is_given_up_and_its_server_told(slow: Slow, alice: Person
 
 
 def test_no_progress_prolongs_a_call_for_ever(slow: Slow, alice: Person, model: ModelServer) -> None:
-    with within(MOST + 3):
+    with within(MOST + 30):
         end = worked(alice, model, seconds=30, every=0.1)
     assert end["error"] == f"The tool did not answer within {MOST:g} seconds, and the call was cancelled."
     assert wait_until(lambda: slow.seen["cancelled"], "the server hears of it") == 1
@@ -128,7 +128,7 @@ def test_a_call_that_its_user_stops_is_stopped_at_its_server(
 def test_one_server_gets_so_many_calls_of_a_turn_at_a_time(
     slow: Slow, alice: Person, model: ModelServer
 ) -> None:
-    calls: list[tuple[str, Any]] = [("s__work", {"seconds": 0.2})] * 5
+    calls: list[tuple[str, Any]] = [("s__work", {"seconds": 0.5})] * 5
     model.will(Reply(calls=calls, call_ids=list("abcde")), Reply(text="I see."))
     ends = [end for end in alice.say("go")["tool_invocations"] if end["type"] == "tool_end"]
     assert [end["output"] for end in ends] == ["done"] * 5
@@ -187,7 +187,7 @@ async def test_a_report_of_progress_is_handed_on_and_prolongs() -> None:
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(progress)
 
-    patience = Patience(0.2, 0.5)
+    patience = Patience(2.0, 4.0)
     began = anyio.current_time()
     report = patience.hearing(hear)
 
@@ -199,6 +199,6 @@ async def test_a_report_of_progress_is_handed_on_and_prolongs() -> None:
 
     with pytest.raises(TimeoutError):
         await tell()
-    assert 0.45 < anyio.current_time() - began < 2
+    assert 3.9 < anyio.current_time() - began < 34
     assert len(heard) > 4
-    assert "0.5 seconds" in patience.sentence
+    assert "4 seconds" in patience.sentence

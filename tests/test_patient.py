@@ -127,7 +127,7 @@ async def test_a_silent_server_is_given_up() -> None:
         await say(writer, 20, 0.001)
         await never.wait()
 
-    async with served(talk) as url, client(timeout=0.2) as http:
+    async with served(talk) as url, client(timeout=2.0) as http:
         with pytest.raises(httpx2.ReadTimeout):
             await http.get(url)
         never.set()

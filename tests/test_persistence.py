@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -200,8 +201,8 @@ def test_an_empty_answer_is_asked_for_once_more_and_what_it_cost_is_counted(
 
 def test_a_turn_that_waits_is_stopped_at_once(alice: Person, model: ModelServer) -> None:
     alice.connect(model="openai:alone")
-    model.will(Reply(status=429, headers={"retry-after": "8"}))
-    with alice.streaming("hi") as frames, within(7):
+    model.will(Reply(status=429, headers={"retry-after": "30"}))
+    with alice.streaming("hi") as frames, within(25):
         assert next(frames)[0] == "notice"
         assert alice.post("cancel").json()["status"] == "cancelled"
         assert next(frames)[1]["stopped"] is True
@@ -226,7 +227,7 @@ def test_a_turn_that_waits_is_stopped_at_once(alice: Person, model: ModelServer)
 def test_another_model_answers(
     serve: Callable[..., str], name: str, model: ModelServer, spare: ModelServer, reply: Reply
 ) -> None:
-    with Person(serve(model_retries=0, model_timeout=1), name) as person:
+    with Person(serve(model_retries=0, model_timeout=5), name) as person:
         person.connect()
         model.will(reply)
         spare.will(Reply(text="I stand in."))
@@ -273,7 +274,7 @@ def test_a_users_own_model_falls_back_to_nothing(
 def test_a_model_that_fails_again_and_again_is_left_alone_and_tried_again_later(
     serve: Callable[..., str], name: str, model: ModelServer
 ) -> None:
-    url = serve(model_retries=0, breaker_failures=2, breaker_rest=1.5)
+    url = serve(model_retries=0, breaker_failures=2, breaker_rest=6)
     with Person(url, name) as person, Person(url, f"{name}-2") as other:
         for each in (person, other):
             each.connect(model="openai:alone")
@@ -282,7 +283,7 @@ def test_a_model_that_fails_again_and_again_is_left_alone_and_tried_again_later(
             refused(each.post("chat", message="hi"), 503)
         response = other.post("chat", message="hi")
         assert "left alone" in refused(response, 503)
-        assert response.headers["retry-after"] in ("1", "2")
+        assert 1 <= int(response.headers["retry-after"]) <= 6
         assert len(model.requests) == 2, "it was not asked"
         assert person.http.get("/readyz").json()["left_alone"] == 1
         assert 'mcp_chat_breakers_opened_total{what="model"} 1.0' in person.http.get("/metrics").text
@@ -298,12 +299,14 @@ def test_only_one_tries_a_model_again_that_was_left_alone(
     with Person(url, name) as person, Person(url, f"{name}-2") as other:
         for each in (person, other):
             each.connect(model="openai:alone")
-        model.will(Reply(status=500), Reply(text="slowly but surely", before=1.0))
+        more = threading.Event()
+        model.will(Reply(status=500), Reply(text="slowly but surely", hold=more))
         refused(person.post("chat", message="hi"), 503)
         time.sleep(0.5)
         with person.streaming("hi") as frames:
             wait_until(lambda: len(model.requests) == 2, "the probe is under way")
             assert "left alone" in refused(other.post("chat", message="hi"), 503)
+            more.set()
             assert [event for event, _ in frames][-1] == "final"
         assert other.say("hi")["response"]
 

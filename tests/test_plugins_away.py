@@ -34,9 +34,15 @@ ROOT = str(Path(__file__).parents[1])
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"away.EVERY": 0.05, "remote.GREETING": 3, "remote.STARTING": 10.0}.items():
+    for name, seconds in {"away.EVERY": 0.05, "remote.GREETING": 20, "remote.STARTING": 60.0}.items():
         monkeypatch.setattr(f"mcp_chat.plugins.{name}", seconds)
     monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", 0.1)
+
+
+@pytest.fixture
+def hasty(_short: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who says nothing is waited for no longer than a while."""
+    monkeypatch.setattr("mcp_chat.plugins.remote.GREETING", 3)
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ async def taking(port: int, silent: bool = False) -> AsyncIterator[list[int]]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something."""
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         while not condition():  # noqa: ASYNC110 - the far side tells nobody
             await anyio.sleep(0.02)
 
@@ -87,7 +93,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     """Run a test that has an end, and leaves nothing running."""
 
     async def bounded() -> None:
-        with anyio.fail_after(30):
+        with anyio.fail_after(100):
             await test()
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
@@ -125,6 +131,7 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("silent", [False, True], ids=["closes", "silent"])
 def test_one_that_takes_connections_and_no_more_keeps_no_worker_from_starting(
     tmp_path: Path, port: int, silent: bool
@@ -138,6 +145,7 @@ def test_one_that_takes_connections_and_no_more_keeps_no_worker_from_starting(
     run(test)
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("silent", [False, True], ids=["closes", "silent"])
 def test_one_that_takes_connections_and_no_more_takes_no_other_plugin_with_it(
     tmp_path: Path, port: int, silent: bool

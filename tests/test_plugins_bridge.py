@@ -458,6 +458,7 @@ def test_what_is_said_into_a_turn_is_looked_at_as_what_begins_it(
     ):
         told = [next(frames)]
         with tab.streaming("My card is 4111.", if_running="steer") as rest:
+            tab.taken_up()
             more.set()
             list(rest)
         told += list(frames)

@@ -45,6 +45,7 @@ def steered(person: Person, hold: threading.Event, text: str) -> None:
     ):
         next(frames)
         with tab.streaming(text, if_running="steer") as rest:
+            tab.taken_up()
             hold.set()
             list(rest)
         list(frames)

@@ -33,12 +33,18 @@ from tests.running import running
 pytestmark = pytest.mark.anyio
 
 LOOPBACK = Policy((ip_network("127.0.0.0/8"),))
-stage, model, alice = on_one_stage(connect_timeout=5, tool_timeout=5)
+stage, model, alice = on_one_stage(connect_timeout=30, tool_timeout=30)
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets stay however slow the machine is."""
+    monkeypatch.setattr(pool, "KEEP", 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,7 @@ async def test_what_carried_a_session_is_lent_to_nobody_else() -> None:
 
 
 def sharing(
-    spare: Spare | None, policy: Policy | None = LOOPBACK, timeout: float = 5, **options: Any
+    spare: Spare | None, policy: Policy | None = LOOPBACK, timeout: float = 60, **options: Any
 ) -> httpx2.AsyncClient:
     """A user's client with sockets of the worker's."""
     return guarded_client2(policy, timeout=timeout, spare=spare, **options)
@@ -239,7 +245,7 @@ async def honest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not condition():  # noqa: ASYNC110 - the far side tells nobody
             await anyio.sleep(0.005)
 
@@ -347,7 +353,11 @@ async def test_an_answer_that_was_given_up_is_nobody_elses() -> None:
     await spare.aclose()
 
 
-async def test_who_hangs_up_at_the_last_event_leaves_a_socket_that_can_be_used() -> None:
+async def test_who_hangs_up_at_the_last_event_leaves_a_socket_that_can_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "END_SECONDS", 30)
+
     async def events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await reader.readuntil(b"\r\n\r\n")
@@ -374,10 +384,10 @@ async def test_a_stream_that_never_ends_is_hung_up() -> None:
         while True:
             writer.write(b"data: x\n\n")
             await writer.drain()
-            await anyio.sleep(0.001)
+            await anyio.sleep(0.01)
 
     async with listening(endless) as far, sharing(Spare()) as client:
-        with anyio.fail_after(1):
+        with anyio.fail_after(30):
             async with client.stream("GET", far.url, headers=ACCEPT) as response:
                 assert await anext(response.aiter_lines()) == "data: x"
         await until(lambda: far.live == 0)
@@ -406,7 +416,7 @@ async def test_one_user_does_not_take_the_sockets_of_others() -> None:
     spare = Spare()
     async with (
         listening(silent) as far,
-        sharing(spare, timeout=0.2) as greedy,
+        sharing(spare, timeout=1) as greedy,
         sharing(spare) as other,
         anyio.create_task_group() as tasks,
     ):
@@ -420,11 +430,11 @@ async def test_one_user_does_not_take_the_sockets_of_others() -> None:
 
         for _ in range(pool.SHARE + 5):
             tasks.start_soon(wait, far.url)
-        await until(lambda: far.accepted == pool.SHARE)
+        await until(lambda: far.accepted >= pool.SHARE)
         assert (await other.get(f"{far.url}quick")).text == "good"
         await until(lambda: len(failures) == pool.SHARE + 5)
         assert far.accepted <= 2 * pool.SHARE
-        assert (await greedy.get(f"{far.url}quick")).text == "good", "its places are free again"
+        assert (await greedy.get(f"{far.url}quick", timeout=30)).text == "good", "its places are free again"
     await spare.aclose()
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,7 +20,9 @@ from mcp_chat.config import ModelConfig
 from mcp_chat.exceptions import InvalidRequest, SettingsError
 from mcp_chat.message import Message
 from mcp_chat.models import base as models
-from mcp_chat.netguard import Policy
+from mcp_chat.models.providers import probe
+from mcp_chat.models.providers.base import Dial
+from mcp_chat.netguard import Policy, guarded_client
 from mcp_chat.providers import Providers
 from tests.running import running
 
@@ -30,6 +33,17 @@ CLAUDE = CatalogueEntry(model="anthropic:claude", api_key_env="ANTHROPIC_API_KEY
 HELLO = models.Request(messages=[Message(role="user", content="hello")])
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted Ollama is as slow as this machine."""
+    monkeypatch.setattr(probe, "_client", slowly)
+
+
+def slowly(dial: Dial) -> httpx.AsyncClient:
+    """The client for what an Ollama has, with more time than it gets."""
+    return guarded_client(dial.policy, timeout=30, max_bytes=dial.max_answer, resolver=dial.resolver)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -37,7 +51,7 @@ def anyio_backend() -> str:
 
 def providers(*entries: CatalogueEntry, ollama_url: str = "", **environ: str) -> Providers:
     """Providers of an operator."""
-    return Providers(entries, policy=Policy(), ollama_url=ollama_url, silence=3, environ=environ)
+    return Providers(entries, policy=Policy(), ollama_url=ollama_url, silence=30, environ=environ)
 
 
 async def listed(made: Providers) -> list[str]:

@@ -111,7 +111,7 @@ def test_what_was_stopped_while_it_was_written_is_shown_to_the_model(
             while said != "your name is Alice":
                 said += next(frames)[1]["content"]
             stopping = in_background(pool, alice, "cancel")
-            time.sleep(0.3)  # the command is on its way through the inbox
+            time.sleep(2)  # the command is on its way through the inbox
             other.execute("ROLLBACK")
             assert stopping.result().status_code == 200
             assert next(frames)[1]["stopped"] is True
@@ -141,7 +141,7 @@ def test_a_result_that_was_written_while_its_turn_was_stopped_is_told(
         with alice.streaming("go") as frames:
             assert made.wait(30)
             stopping = in_background(pool, alice, "cancel")
-            time.sleep(0.3)  # the command is on its way through the inbox
+            time.sleep(2)  # the command is on its way through the inbox
             other.execute("ROLLBACK")
             assert stopping.result().status_code == 200
             told = list(frames)

@@ -132,10 +132,18 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+LATER = """{
+    const later = setTimeout;
+    window.setTimeout = (run, ms, ...more) => later(run, ms === 1600 ? 60000 : ms, ...more);
+}"""
+"""Lets what says that something was copied be read on a busy machine."""
+
+
 @pytest.fixture
 def tab(browser: Browser, installation: Installation, name: str) -> Iterator[Tab]:
     context = browser.new_context()
     context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.add_init_script(LATER)
     tab = Tab(context, installation.url)
     tab.sign_in(name)
     tab.connect("openai:scripted")

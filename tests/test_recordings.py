@@ -27,6 +27,12 @@ from tests.person import Person
 from tests.running import wait_until
 
 
+@pytest.fixture(autouse=True)
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the disk is."""
+    monkeypatch.setattr("mcp_chat.tapes.KEEP_LIMIT", 60)
+
+
 def taken(person: Person, turn_id: str) -> Recording:
     """The recording of a turn, as its user gets it."""
     answer = person.get(f"turns/{turn_id}/recording")
@@ -36,7 +42,7 @@ def taken(person: Person, turn_id: str) -> Recording:
 
 def replayed_otherwise(recording: Recording) -> list[str]:
     """In what a replay differs from what was recorded."""
-    with within(10):
+    with within(30):
         events = anyio.run(replay, recording)
     return differences([event for _, event in recording.events], events)
 
@@ -127,6 +133,7 @@ def test_a_turn_that_was_steered_is_replayed(
         with alice.streaming("count", record=True, message_id="m") as frames:
             next(frames)
             with tab.streaming("go on", if_running="steer", message_id="s") as more:
+                tab.taken_up()
                 hold.set()
                 list(more)
             list(frames)
@@ -141,6 +148,7 @@ def test_a_steered_message_that_is_said_again_is_replayed(serve: Any, model: Mod
         with alice.streaming("count") as frames:
             next(frames)
             with tab.streaming("go on", if_running="steer") as more:
+                tab.taken_up()
                 hold.set()
                 list(more)
             list(frames)
@@ -192,8 +200,8 @@ def test_a_turn_that_was_stopped_among_several_calls_is_replayed(
     model.will(Reply(text="Adding.", calls=made))
     with connected(serve(parallel_calls=parallel), name, demo_url) as alice:
         with turn(alice, record=True, message_id="m") as going:
-            before = len(calls) - 1 if parallel > 1 else calls.index("wait")
-            wait_until(lambda: len(going.of("tool_end")) == before, "the others are done")
+            before = len(calls) - 1 if parallel > 1 else 0  # which comes first at one place is chance
+            wait_until(lambda: len(going.of("tool_end")) >= before, "the others are done")
             wait_until(
                 lambda: any(each["tool"] == "demo__slow_count" for each in going.of("tool_start")), "it waits"
             )

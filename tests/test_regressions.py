@@ -149,6 +149,7 @@ def test_no_read_path_returns_a_secret_to_anybody(
     demo_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("mcp_chat.tapes.KEEP_LIMIT", 60)
     monkeypatch.setenv("OPERATORS_KEY", "CANARYOPERATOR")
     with full_of_secrets(serve, tmp_path, name, model_url, demo_url) as (owner, ids):
         url = str(owner.http.base_url)

@@ -22,7 +22,13 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running, wait_until
 
-stage, model, alice = on_one_stage(connect_timeout=5, tool_timeout=5, model_timeout=5, turn_timeout=20)
+stage, model, alice = on_one_stage(connect_timeout=30, tool_timeout=30, model_timeout=30, turn_timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the disk is."""
+    monkeypatch.setattr("mcp_chat.tapes.KEEP_LIMIT", 60)
 
 
 @pytest.fixture

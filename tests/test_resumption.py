@@ -46,7 +46,7 @@ def there(settings: Callable[..., Settings], name: str) -> There:
     @contextmanager
     def there() -> Iterator[Person]:
         with (
-            running(create_app(settings(connect_timeout=4, encryption_key=KEY)), grace=0) as url,
+            running(create_app(settings(connect_timeout=12, encryption_key=KEY)), grace=0) as url,
             Person(url, name) as person,
         ):
             yield person

@@ -16,6 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import pytest
 from redis import Redis
 from structlog.testing import capture_logs
@@ -44,7 +45,7 @@ from mcp_chat.stores.redis_sweep import RedisSweep
 from mcp_chat.stores.renewal import Renewal, Tally
 from mcp_chat.stores.scripts import Scripts
 from mcp_chat.stores.sql import SQLArchive, open_sql
-from mcp_chat.stores.sql_sweep import open_sweep
+from mcp_chat.stores.sql_sweep import SQLSweep, open_sweep
 from mcp_chat.upload import Upload
 from mcp_chat.vault import Vault
 from tests.model_server import ModelServer, Reply
@@ -204,20 +205,29 @@ def test_what_no_key_opens_is_counted_and_does_not_stop_the_rest(
 
 
 def test_what_goes_on_being_written_under_the_old_key_is_told(
-    keys: Keys, capsys: Any, database: str, tmp_path: Path
+    keys: Keys, capsys: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = threading.Event()
+    ended, written, renew = threading.Event(), list[int](), SQLSweep.renew
 
     def write() -> None:
         while not ended.is_set():
             with sqlite3.connect(tmp_path / "chat.db", timeout=10) as connection:
                 values = ("ann", sealed(OLD, "ann"))
                 connection.execute("INSERT OR REPLACE INTO chat_user VALUES (?, 1, ?, '2026-01-01')", values)
+            written.append(1)
+
+    async def behind_a_write(self: SQLSweep) -> Tally:
+        before = len(written)
+        while len(written) < before + 2:  # noqa: ASYNC110 - the second has begun behind the last round
+            await anyio.sleep(0.01)
+        return await renew(self)
 
     writing = threading.Thread(target=write)
     writing.start()
     wait_until(lambda: counted(keys("status", DATABASE_URL=database)[1])[OLD.newest], "it is written")
-    code, text = keys("rotate", DATABASE_URL=database)
+    with monkeypatch.context() as patch:
+        patch.setattr(SQLSweep, "renew", behind_a_write)
+        code, text = keys("rotate", DATABASE_URL=database)
     ended.set()
     writing.join()
     assert code == 1, text

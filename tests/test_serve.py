@@ -282,7 +282,7 @@ def test_a_signal_ends_streams_and_finishes_requests(
     endless, finite = Reader(f"{served.url}/endless"), Reader(f"{served.url}/finite")
     os.killpg(served.process.pid, number)
     assert endless.read().endswith("event: reconnect\n\n")
-    wait_for(lambda: refused(served.url), 1)
+    wait_for(lambda: refused(served.url), 5)
     assert finite.read().endswith("19 end")
     assert served.ends() == 0
     assert served.lines().count("down") == 2
@@ -316,11 +316,11 @@ def test_a_killed_serve_leaves_nothing_but_its_data(run: Callable[..., Running])
     assert httpx.get(f"{first.url}/count").text == "1"
     stuck, endless = Reader(f"{first.url}/stuck"), Reader(f"{first.url}/endless")
     first.process.kill()
-    assert endless.read(2).endswith("event: reconnect\n\n")
+    assert endless.read().endswith("event: reconnect\n\n")
     second = run().started()  # at once, while a worker of the first may still be there
     assert httpx.get(f"{second.url}/count").text == "2"
     assert [(first.data / name).read_text() for name in ("encryption.key", "cookie.key")] == keys
-    first.ends(8)
+    first.ends(15)
     stuck.read()
 
 
@@ -329,7 +329,7 @@ def test_serve_ends_when_gunicorn_does(run: Callable[..., Running]) -> None:
     endless = Reader(f"{served.url}/endless")
     served.member("-m gunicorn").kill()
     assert served.ends() == 1
-    assert endless.text.endswith("event: reconnect\n\n")
+    assert endless.read().endswith("event: reconnect\n\n")
     assert served.lines().count("down") == 2
     assert "The web server stopped by itself (exit code -9): everything stops." in served.errors.read_text()
 
@@ -470,7 +470,7 @@ def test_gunicorn_on_its_own_drains(gunicorn: Callable[..., Running], number: si
     master = gunicorn(MCP_CHAT_HOST="127.0.0.1")
     endless = Reader(f"{master.url}/endless")
     master.process.send_signal(number)
-    assert endless.read(2).endswith("event: reconnect\n\n")
+    assert endless.read().endswith("event: reconnect\n\n")
     assert master.ends() == 0
     assert master.lines().count("down") == 1
     errors = master.errors.read_text()
@@ -492,7 +492,7 @@ def test_a_recycled_worker_drains_and_gets_a_new_name(gunicorn: Callable[..., Ru
     before = master.env()
     for _ in range(4):
         httpx.get(f"{master.url}/livez")
-    assert endless.read(3).endswith("event: reconnect\n\n")
+    assert endless.read().endswith("event: reconnect\n\n")
     wait_for(lambda: master.lines().count("up") == 2)
     after = master.env()
     assert before["pid"] != after["pid"]
@@ -521,7 +521,7 @@ def test_a_blocked_worker_does_not_outlive_its_killed_master(gunicorn: Callable[
         client.sendall(b"GET /blocking HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: "blocked" in master.lines())
         master.process.kill()
-        master.ends(8)
+        master.ends()
 
 
 def test_a_request_without_end_to_its_headers_is_refused(gunicorn: Callable[..., Running]) -> None:

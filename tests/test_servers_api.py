@@ -19,7 +19,7 @@ from tests.person import Person
 from tests.running import running, wait_until
 from tests.sized_mcp import SizedMCP, tool
 
-stage, model, alice = on_one_stage(connect_timeout=5)
+stage, model, alice = on_one_stage(connect_timeout=30)
 
 
 @pytest.fixture

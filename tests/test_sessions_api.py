@@ -30,8 +30,8 @@ AT = "2026-01-02T03:04:05.123456Z"
 
 stage, model, alice = on_one_stage(
     connect_timeout=15,
-    model_timeout=5,
-    turn_timeout=20,
+    model_timeout=30,
+    turn_timeout=60,
     max_body_bytes=200_000,
     max_message_bytes=100_000,
     max_import_bytes=8_000_000,

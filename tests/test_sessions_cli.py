@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -181,10 +182,12 @@ def test_a_user_with_an_unusual_id_is_found_by_it(serve: Callable[..., str], run
 
 def test_an_owner_that_cannot_be_asked_is_fenced_off(alice: Person, run: Run, model: ModelServer) -> None:
     session = alice.connect()["session_id"]
-    model.will(Reply(text="one two three four five six seven eight", pause=0.2))
+    hold = threading.Event()
+    model.will(Reply(text="one two three", hold=hold))
     with alice.streaming("first") as frames:
         assert next(frames)[0] == "token"
         assert good(run("delete", session, "--user", alice.name, "--yes")) == "Deleted.\n"
+        hold.set()
         assert list(frames)[-1][0] == "error"
     assert listed(alice) == []
     alice.post("chat", message="whoever was fenced off may answer this one")
@@ -200,7 +203,7 @@ def test_an_owner_in_redis_deletes_it_itself(
             person.say(text)
         key = f"chat:history:{{{user_key(name)}}}:{session}"
         assert redis.exists(key)
-        model.will(Reply(text="one two three four five six seven eight", pause=0.2))
+        model.will(Reply(text="one two three", hang_after=2))
         with person.streaming("stop me") as frames:
             assert next(frames)[0] == "token"
             good(run("delete", session, "--user", name, "--yes", REDIS_URL=valkey_url))

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from tests.installation import Installation
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
-from tests.running import running
+from tests.running import running, wait_until
 from tests.tab import PICTURES, SIZES, Tab, chromium
 
 pytestmark = pytest.mark.slow
@@ -158,12 +158,15 @@ def test_a_long_list_is_read_on_while_it_is_scrolled(
             bring(person, f"talk {n:03}", "hello", moment=f"2026-01-02T{n // 60:02}:{n % 60:02}:05Z")
     tab = come(name)
     expect(rows(tab)).to_have_count(50)
-    for _ in range(3):
+
+    def all_read() -> bool:
         tab.page.get_by_test_id("conversation").last.scroll_into_view_if_needed()
         tab.page.mouse.move(100, 400)
         tab.page.mouse.wheel(0, 5000)
         tab.page.wait_for_timeout(50)
-    expect(rows(tab)).to_have_count(120)
+        return rows(tab).count() == 120
+
+    wait_until(all_read, "all of them are read")
     expect(rows(tab).last).to_have_text("talk 000")
     row(tab, "talk 000").locator(".open").click()
     expect(tab.page.get_by_test_id("message-user")).to_have_text("hello")
@@ -233,6 +236,7 @@ def test_a_conversation_is_renamed_with_the_keyboard_and_in_other_tabs_too(
     second = Tab(page.context, tab.url)
     elsewhere = come(name)
     expect(rows(elsewhere)).to_have_text(["Cars", "Ships"])
+    expect(rows(tab)).to_have_text(["Cars", "Ships"])
     page.get_by_test_id("search").press("ArrowDown")
     page.keyboard.press("ArrowDown")
     expect(row(tab, "Ships").locator(".open")).to_be_focused()

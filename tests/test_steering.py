@@ -57,6 +57,7 @@ def test_it_goes_into_the_running_turn(
     with alice.streaming("count") as frames:
         seen = [next(frames)]
         with tab.streaming("go on", if_running="steer") as more:
+            tab.taken_up()
             hold.set()
             rest = list(more)
         seen += list(frames)
@@ -85,6 +86,7 @@ def test_without_a_stream_the_answer_is_the_rest(
         wait_until(lambda: model.requests, "the turn runs")
         second = pool.submit(tab.say, "go on", if_running="steer", message_id="m1")
         wait_until(lambda: taken(alice, "m1"), "it is accepted")
+        alice.taken_up()
         hold.set()
         one, two = first.result(), second.result()
     assert one["response"] == "one two\n\nthree"
@@ -125,6 +127,7 @@ def test_several_keep_their_order_and_each_is_there_once(
         for n in (1, 2, 1, 3, 2):
             with tab.streaming(f"more {n}", if_running="steer", message_id=f"m{n}"):
                 pass
+        tab.taken_up()
         hold.set()
         list(frames)
     assert contents(model.requests[1]) == ["count", "one two", "more 1", "more 2", "more 3"]
@@ -156,7 +159,7 @@ def test_another_conversations_turn_is_left_alone(
 def test_a_turn_that_fails_leaves_it_to_one_of_its_own(
     serve: Callable[..., str], name: str, model: ModelServer
 ) -> None:
-    url = serve(model_timeout=1)
+    url = serve(model_timeout=6)
     with Person(url, name) as alice, Person(url, name) as tab:
         alice.connect()
         model.will(Reply(text="one two three", hang_after=2), Reply(text="I am back."))
@@ -175,7 +178,7 @@ def test_whoever_stops_the_turn_stops_it_too(
     model.will(Reply(text="one two", hold=hold))
     with alice.streaming("count") as frames:
         next(frames)
-        with tab.streaming("go on", if_running="steer") as more, within(5):
+        with tab.streaming("go on", if_running="steer") as more, within(25):
             alice.post("cancel")
             assert list(more)[-1][1]["stopped"] is True
         assert list(frames)[-1][1]["stopped"] is True
@@ -189,6 +192,7 @@ def test_every_tab_hears_of_it(alice: Person, tab: Person, model: ModelServer, h
         with alice.streaming("count") as frames:
             next(frames)
             with alice.streaming("go on", if_running="steer"):
+                alice.taken_up()
                 hold.set()
             list(frames)
         seen = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
@@ -921,9 +922,14 @@ async def heard(store: Store, listening: str, bell: Bell) -> None:
         return await bell.wait(0.05)
 
     await eventually(reaches, "the bell hangs")
-    while await bell.wait(0.02):
-        pass
-    bell.notes()
+    last = secrets.token_hex(8)
+    await store.bells.ring(listening, last)
+
+    async def all_came() -> bool:
+        await bell.wait(0.05)
+        return last in bell.notes()
+
+    await eventually(all_came, "the last ring")
 
 
 async def collected(bell: Bell, number: int) -> list[str]:
@@ -1034,16 +1040,16 @@ async def test_a_backend_that_works_answers_its_ping(store: Store) -> None:
 async def test_a_minutes_worth_of_requests_may_come_at_once_and_no_more(store: Store, name: str) -> None:
     assert [await store.rates.take(name, per_minute=7) for _ in range(7)] == [0] * 7
     waits = [await store.rates.take(name, per_minute=7) for _ in range(2)]
-    assert all(60 / 7 - 3 < wait <= 60 / 7 for wait in waits), "what is refused is not counted"
+    assert all(60 / 7 - 8 < wait <= 60 / 7 for wait in waits), "what is refused is not counted"
     assert await store.rates.take(f"{name}-other", per_minute=7) == 0
 
 
 async def test_who_has_waited_as_long_as_was_said_may_ask_again(store: Store, name: str) -> None:
     assert await store.rates.take(name, per_minute=1) == 0
-    wait = await store.rates.take(name, per_minute=600)
-    assert 0 < wait <= 0.1
+    wait = await store.rates.take(name, per_minute=30)
+    assert 0 < wait <= 2
     await anyio.sleep(wait)
-    assert await store.rates.take(name, per_minute=600) == 0
+    assert await store.rates.take(name, per_minute=30) == 0
 
 
 async def test_requests_that_come_together_are_each_counted(store: Store, name: str) -> None:
@@ -1632,7 +1638,7 @@ async def test_readers_who_go_away_at_any_moment_leave_no_connection_taken(
     async with anyio.create_task_group() as tasks:
         for n in range(100):
             tasks.start_soon(come_and_go, n)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         for _ in range(200):
             await valkey.ping()
     assert isinstance(valkey.redis, Redis)

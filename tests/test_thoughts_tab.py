@@ -38,7 +38,7 @@ def tab(
     servers = tmp_path / "demo.json"
     servers.write_text(json.dumps({"mcpServers": {"demo": {"url": demo_url}}}))
     context = browser.new_context()
-    tab = Tab(context, serve(models_file=models, servers_file=servers))
+    tab = Tab(context, serve(models_file=models, servers_file=servers, model_timeout=60, turn_timeout=90))
     tab.sign_in(name)
     tab.connect("openai:thinks")
     yield tab
@@ -58,6 +58,7 @@ def test_thoughts_are_folded_above_what_they_led_to(tab: Tab, wire: Wire) -> Non
         thoughts = message.get_by_test_id("thought")
         expect(thoughts).to_have_count(2)
         expect(thoughts.first.locator("summary")).to_have_text("Thoughts")
+        expect(message.get_by_test_id("tool-card")).to_have_count(1)
         kinds = message.locator("> [data-testid]").evaluate_all("all => all.map((one) => one.dataset.testid)")
         assert [kind for kind in kinds if kind in ("thought", "tool-card")] == [
             "thought",

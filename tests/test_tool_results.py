@@ -34,7 +34,7 @@ SVG = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
 QUOTA = 300_000
 
 stage, model, alice = on_one_stage(
-    connect_timeout=5, model_timeout=5, turn_timeout=20, upload_quota_bytes=QUOTA, max_result_bytes=500_000
+    connect_timeout=15, model_timeout=15, turn_timeout=40, upload_quota_bytes=QUOTA, max_result_bytes=500_000
 )
 
 

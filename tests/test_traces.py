@@ -311,7 +311,7 @@ def test_a_real_workers_own_lines_have_no_message_of_an_error(tmp_path: Path) ->
         )
     try:
         wait_until(lambda: answers(url), "the worker answers")
-        assert httpx.get(f"{url}/crash").status_code == 500
+        assert httpx.get(f"{url}/crash", timeout=30).status_code == 500
     finally:
         process.terminate()
         process.wait(30)

@@ -243,7 +243,7 @@ def test_connections_that_are_opened_again_after_a_rest_are_in_the_trail(
         person.connect(server={"url": demo_url, "alias": "toys"})
         wait_until(lambda: logged.of("user.released"), "the user rests")
         person.say("hello")
-    [deed] = audit("--action", "reconnect")
+    [deed] = wait_until(lambda: audit("--action", "reconnect"), "it is in the trail")
     assert brief(deed) == ("reconnect", "allowed", f"toys {origin_of(demo_url)}", "succeeded")
 
 

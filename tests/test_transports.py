@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -170,11 +171,12 @@ async def test_a_server_does_not_have_us_ask_for_its_stream_all_the_time(old: Ol
     old.stream, old.ends = b"retry: 0\n\n", True
     async with opened(url) as client:
         await until(lambda: old.count("GET") >= netguard.LISTENS_AT_ONCE)
-        before = old.count("GET")
+        before, began = old.count("GET"), time.monotonic()
         for _ in range(20):
             assert await heard(client) == "good"
             await anyio.sleep(0.05)
-        assert old.count("GET") - before <= 5
+        seconds = time.monotonic() - began
+        assert old.count("GET") - before <= 4 + netguard.LISTENS_PER_SECOND * seconds
 
 
 async def test_a_call_that_is_put_off_again_and_again_has_its_limit(old: Old, url: str) -> None:
@@ -182,7 +184,7 @@ async def test_a_call_that_is_put_off_again_and_again_has_its_limit(old: Old, ur
     old.call = old.stream = b"id: 1\nretry: 0\ndata:\n\n"
     old.ends = True
     async with opened(url) as client:
-        with pytest.raises((MCPError, TimeoutError)), anyio.fail_after(1):
+        with pytest.raises((MCPError, TimeoutError)), anyio.fail_after(3):
             await client.call_tool("a", {})
         assert old.count("GET") < 2 * netguard.LISTENS_AT_ONCE
         assert old.count("tools/call") == 1, "a call is not made again"
@@ -199,8 +201,8 @@ async def test_a_server_that_has_nothing_to_tell_may_be_silent_between_calls(tra
     place = "sse" if transport == "sse" else "mcp"
     with running(app, grace=0) as url, anyio.fail_after(30):
         far = ServerConfig(alias="a", url=f"{url}/{place}", transport=transport)
-        async with dialer(silence=0.5)(far) as client:
-            await anyio.sleep(1)
+        async with dialer(silence=3)(far) as client:
+            await anyio.sleep(4)
             assert await heard(client) == "good"
 
 

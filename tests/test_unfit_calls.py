@@ -15,7 +15,7 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running
 
-stage, model, alice = on_one_stage(connect_timeout=5, tool_timeout=5, model_timeout=5, turn_timeout=20)
+stage, model, alice = on_one_stage(connect_timeout=15, tool_timeout=15, model_timeout=15, turn_timeout=40)
 
 
 class Item(BaseModel):

@@ -157,7 +157,7 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(alice: Person) ->
     assert send(alice, b"x" * 50_000).status_code == 201
     refused(send(alice, b"x" * 50_001), 413)
     pieces = (b"x" * 65_536 for _ in range(10_000))
-    with within(5):
+    with within(30):
         assert "larger than 50000 bytes" in refused(send(alice, pieces), 413)
 
 
@@ -166,7 +166,7 @@ def test_who_only_says_that_much_will_come_is_refused_at_once(alice: Person, sta
     cookies = "; ".join(f"{name}={value}" for name, value in alice.http.cookies.items())
     head = f"POST /llmchat/uploads HTTP/1.1\r\nHost: {place.netloc}\r\nCookie: {cookies}\r\n"
     head += "Content-Type: text/plain\r\nContent-Length: 99999999\r\n\r\n"
-    with socket.create_connection((place.hostname or "", place.port or 0), timeout=5) as connection:
+    with socket.create_connection((place.hostname or "", place.port or 0), timeout=30) as connection:
         connection.sendall(head.encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
@@ -178,7 +178,7 @@ def test_a_file_that_does_not_arrive_ends(
 
     def slowly() -> Iterator[bytes]:
         yield b"x"
-        time.sleep(1.5)
+        time.sleep(4)
         yield b"x"
 
     detail = refused(send(alice, slowly()), 400)
@@ -199,7 +199,7 @@ def test_so_many_files_and_conversations_of_a_user_are_on_their_way_at_a_time(
     def slowly() -> Iterator[bytes]:
         yield b"x"
         begun.release()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         yield b"x"
 
     with ThreadPoolExecutor(2) as pool:
@@ -336,7 +336,7 @@ def test_a_form_of_another_site_cannot_upload(
 def test_nobody_uploads_or_fetches(stage: Stage, alice: Person) -> None:
     upload = sent(alice)
     with httpx.Client(base_url=stage.url, trust_env=False) as nobody:
-        with within(5):
+        with within(30):
             answer = nobody.post("/llmchat/uploads", content=b"x" * 10_000_000)
         assert answer.status_code == 401
         assert nobody.get(f"/llmchat/uploads/{upload}").status_code == 401

@@ -141,7 +141,7 @@ def test_a_hundred_calls_at_once_are_each_made_once_and_keep_to_their_places(
     alice: Person, model: ModelServer, mine: SizedMCP, mine_url: str, same: bool
 ) -> None:
     alice.connect(server={"url": mine_url, "alias": "mine"})
-    calls: list[tuple[str, Any]] = [("mine__size", {"size": n, "seconds": 0.01}) for n in range(MOST)]
+    calls: list[tuple[str, Any]] = [("mine__size", {"size": n, "seconds": 0.1}) for n in range(MOST)]
     model.will(
         Reply(calls=calls, call_ids=["same" if same else f"c{n}" for n in range(MOST)]), Reply(text="Done.")
     )

@@ -43,7 +43,7 @@ async def made(model: str, url: str, **more: Any) -> AsyncIterator[Model]:
     """Open a model of the operator's."""
     entry = CatalogueEntry(model=model, base_url=url, api_key_env="WIRE_KEY", **more)
     environ = {"WIRE_KEY": "the-key"}
-    providers = Providers([entry], policy=Policy(), ollama_url="", silence=3, environ=environ)
+    providers = Providers([entry], policy=Policy(), ollama_url="", silence=30, environ=environ)
     opened = providers.open(await providers.choose(model, temperature=0.5, max_tokens=99))
     try:
         yield opened
@@ -230,7 +230,7 @@ def amazon(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Wire:
 @asynccontextmanager
 async def converse(url: str, **more: Any) -> AsyncIterator[Model]:
     entry = CatalogueEntry(model="bedrock:amazon.nova-lite-v1:0", base_url=url, region="eu-west-1", **more)
-    providers = Providers([entry], policy=Policy(), ollama_url="", silence=3, environ={})
+    providers = Providers([entry], policy=Policy(), ollama_url="", silence=30, environ={})
     opened = providers.open(
         await providers.choose("aws_bedrock:amazon.nova-lite-v1:0", temperature=0.5, max_tokens=99)
     )

@@ -111,18 +111,18 @@ def text(content: str) -> Event:
 
 
 async def test_the_first_event_goes_at_once_and_those_behind_it_together(log: Log) -> None:
-    writer = EventWriter(log, LEASE, interval=0.3)
+    writer = EventWriter(log, LEASE, interval=2)
     async with running(writer):
         began = time.monotonic()
         writer.emit("c", text("a"))
         while not log.appends:
             await anyio.lowlevel.checkpoint()
-        assert log.times[0] - began < 0.1
+        assert log.times[0] - began < 1
         for part in "bcd":
             writer.emit("c", text(part))
         while len(log.appends) < 2:
             await anyio.lowlevel.checkpoint()
-        assert log.times[1] - log.times[0] >= 0.25
+        assert log.times[1] - log.times[0] >= 1.9
     assert [[e.event for e in entries] for entries in log.appends] == [[text("a")], [text("bcd")]]
 
 
@@ -241,7 +241,7 @@ async def test_a_later_owner_stops_it_at_once(log: Log) -> None:
     writer = EventWriter(log, LEASE)
     log.fenced = True
     writer.emit("c", text("a"))
-    with anyio.fail_after(1), pytest.raises(Fenced):
+    with anyio.fail_after(10), pytest.raises(Fenced):
         await writer.run()
     assert log.attempts == 1
 

@@ -71,7 +71,7 @@ async def finite(request: Request) -> Response:
     async def numbers() -> AsyncIterator[str]:
         for number in range(20):
             yield f"{number} "
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
         yield "end"
 
     return StreamingResponse(numbers())

@@ -72,7 +72,7 @@ async def opened(
         model=name, base_url=wire.url + path, api_key_env="WIRE_KEY", options=dict(options or {})
     )
     environ = {"WIRE_KEY": key}
-    made = Providers([entry], policy=Policy(), ollama_url="", silence=3, environ=environ, raw=raw)
+    made = Providers([entry], policy=Policy(), ollama_url="", silence=30, environ=environ, raw=raw)
     model = made.open(await made.choose(name))
     try:
         yield model
