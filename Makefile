@@ -15,9 +15,11 @@ serve: $(VENV)/.serve ## run the chat on http://127.0.0.1:8000 with everything i
 	@exec $(BIN)/mcp-chat serve
 
 # Side by side, and then what wants the machine for itself; 5 is pytest's word for "nothing of this kind".
-test: $(VENV)/.dev ## run the tests (CI=1 adds the slow tier: browser, npm, PostgreSQL, processes)
+# At home four at a time on any machine: what is left there waits more than it works.
+PROCESSES := $(if $(CI),auto,4)
+test: $(VENV)/.dev ## run the tests (CI=1 adds the slow tier: browser, npm, PostgreSQL, processes, patience)
 	@failed=0; \
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not alone" $(ARGS) || [ $$? = 5 ] || failed=1; \
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --maxprocesses 4 --dist loadfile -m "not alone" $(ARGS) || [ $$? = 5 ] || failed=1; \
 	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ] || failed=1; \
 	exit $$failed
 

@@ -8,8 +8,8 @@ The rules, in the order in which a budget is given away:
 3. If something is left out, or was not even given, and the session has a summary of it, the summary comes
    before everything else but that, in a quarter of the tokens at most.
 4. Pinned messages stand where they were said. The newest are tried first; those that do not fit are left out.
-5. The others follow from the newest to the oldest, without a gap, until one does not fit. Then what is shown
-   begins with a message of the user's, as some providers want it.
+5. The others follow from the newest to the oldest, without a gap, until one does not fit. If one was left out,
+   pinned or not, what is shown begins with a message of the user's, as some providers want it.
 
 An assistant's message with tool calls and the results of these calls are one group, which is taken or left
 as one, in the form that `mcp_chat.message.complete` gives it; it is pinned if one of its messages is. A group
@@ -220,7 +220,7 @@ def _chosen(groups: list[_Group], budget: Budget, summary: Message | None, cut: 
     room.give_back(*kept)
     room.take(_fitted_group(newest.with_texts(budget.result, "tool"), room))
     for group in reversed(_of(groups, "pinned", newest)):
-        room.take(group)
+        cut |= not room.take(group)
     for group in reversed(_of(groups, "usual", newest)):
         if not room.take(group):
             cut = True

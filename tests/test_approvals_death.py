@@ -21,6 +21,8 @@ from tests.running import running, wait_until
 from tests.sized_mcp import SizedMCP, tool
 from tests.test_asking import SECRET, answer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def far() -> SizedMCP:

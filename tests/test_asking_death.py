@@ -17,6 +17,8 @@ from tests.person import Person
 from tests.running import running, wait_until
 from tests.test_asking import SECRET, answer, turn
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def asking() -> AskingMCP:

@@ -26,7 +26,7 @@ from tests.installation import alive
 from tests.person import Person
 from tests.running import wait_until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 SERVER = Path(__file__).with_name("command_server.py")
 LIMITS = ServerLimits(answer_bytes=100_000)

@@ -367,6 +367,9 @@ def test_what_is_shown_begins_with_the_users_words_when_the_beginning_is_left_ou
     assert [m.content for m in shown(talked, Budget(messages=1)).messages] == ["4"], "but for the newest"
     greeting = talk(said("assistant", "hello"), said("user", "hi"))
     assert len(shown(greeting, Budget()).messages) == 2, "nothing is left out that fits"
+    large = replace(said("user", "word " * 400), metadata={"pinned": True})
+    pinned = talk(large, said("assistant", "2"), said("user", "3"))
+    assert [m.content for m in shown(pinned, Budget(tokens=64)).messages] == ["3"], "also if it was pinned"
 
 
 @given(sessions(), budgets)

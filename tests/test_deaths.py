@@ -18,6 +18,8 @@ import uvloop
 from mcp_chat.deaths import Deaths, deaths_of, heard
 from tests.family import Family, eventually
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_killed_worker_is_heard_of_by_another(tmp_path: Path) -> None:
     with Family(tmp_path) as family:

@@ -21,6 +21,8 @@ from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitRequestPara
 from mcp_chat.demo import server as demo
 from mcp_chat.demo.server import MAX_ITEMS, TodoList
 
+pytestmark = pytest.mark.slow
+
 
 class Demo:
     """The server in a process of its own."""

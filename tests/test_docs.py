@@ -35,6 +35,8 @@ from tests.model_server import ModelServer, Reply
 from tests.packages import node, script
 from tests.running import running
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PAGES = (
     *("operations", "identity", "secrets", "audit", "security"),

@@ -25,6 +25,8 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running, wait_until
 
+pytestmark = pytest.mark.slow
+
 KEY = base64.b64encode(bytes(range(32))).decode()
 
 

@@ -22,6 +22,8 @@ from mcp_chat.stores.memory import MemoryStore
 from mcp_chat.stores.redis import open_leases
 from tests.proxy import Proxy, proxied
 
+pytestmark = pytest.mark.slow
+
 FAST: Any = {"every": 0.5, "ttl": 3.0, "stuck": 2.0}
 
 

@@ -33,6 +33,8 @@ from tests.proxy import proxied
 from tests.running import running, wait_until
 from tests.sized_mcp import SizedMCP, nested, tool
 
+pytestmark = pytest.mark.slow
+
 BODY, MESSAGE, SERVERS, SESSIONS, QUEUE, ROUNDS, PARALLEL = 4000, 100, 2, 4, 2, 2, 3
 TOOLS, DEFINITION, DEFINITIONS, DEPTH = 5, 2000, 6000, 6
 RESULT, EVENT, ANSWER = 5000, 8000, 20_000

@@ -40,6 +40,8 @@ from tests.mute import Mute
 from tests.person import Person
 from tests.running import running, wait_until
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 5.0
 UNREADABLE = "The server's list of tools could not be read."
 UNREACHABLE = "Failed to connect to MCP server. Please verify the server URL and authentication."

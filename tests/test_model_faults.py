@@ -15,6 +15,8 @@ from tests.faults import Stage, ended_in_error, failed, fit, refused, usable, we
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 
+pytestmark = pytest.mark.slow
+
 SILENCE = 6.0
 TURN = 15
 ROUNDS = 3

@@ -23,6 +23,8 @@ from tests.offering_mcp import ODD, PNG, Offering
 from tests.person import Event, Person
 from tests.running import running
 
+pytestmark = pytest.mark.slow
+
 ALIAS = "shop"
 
 

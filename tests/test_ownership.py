@@ -40,6 +40,8 @@ from mcp_chat.feed import Gap
 from mcp_chat.stores.base import START
 from tests.simulation import Asked, Process, World
 
+pytestmark = pytest.mark.slow
+
 USERS = ("ann", "bob")
 SESSIONS = ("s", "t")
 PLANS = ("3", "2 once 2", "2 safe 2", "1 once,safe 1 once 2", "0 once 1")

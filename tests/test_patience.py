@@ -19,6 +19,8 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running, wait_until
 
+pytestmark = pytest.mark.slow
+
 SILENCE, MOST = 5.0, 12.0
 TURN, SERVER = 3, 2
 

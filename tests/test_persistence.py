@@ -16,6 +16,8 @@ from tests.model_server import ModelServer, Reply
 from tests.person import Frame, Person
 from tests.running import running, wait_until
 
+pytestmark = pytest.mark.slow
+
 TOO_LONG = {
     "error": {"message": "SECRET: maximum context length is 9 tokens", "code": "context_length_exceeded"}
 }

@@ -26,6 +26,8 @@ from tests.far_plugin import HOOK, listening
 from tests.plugged import need_packages, written
 from tests.running import running
 
+pytestmark = pytest.mark.slow
+
 need_packages("cpex")
 
 NATIVE = {"name": "native", "kind": "tests.plugins_bridge.Probe", "hooks": ["agent_pre_invoke"]}

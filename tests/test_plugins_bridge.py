@@ -47,6 +47,8 @@ from tests.plugins_bridge import seen
 from tests.running import running, wait_until
 from tests.test_offers import ALIAS, ask, far_side, good
 
+pytestmark = pytest.mark.slow
+
 ALL = list(HOOKS)
 
 

@@ -19,6 +19,8 @@ from tests.model_server import ModelServer, Reply
 from tests.plugged import REPOSITORY, example, need_packages, written
 from tests.running import wait_until
 
+pytestmark = pytest.mark.slow
+
 BUDGET = {"budgets": [{"users": ["poor"], "tokens": 1}]}
 
 

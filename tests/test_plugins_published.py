@@ -23,7 +23,7 @@ from tests.person import Person
 from tests.plugged import REPOSITORY, example, need_packages, texts, written
 from tests.running import running, wait_until
 
-pytestmark = pytest.mark.usefixtures("packages")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("packages")]
 
 Serve = Callable[..., str]
 

@@ -27,6 +27,8 @@ from tests.test_plugins_bridge import of, plugin
 from tests.test_recordings import replayed_otherwise, taken
 from tests.test_uploads import send
 
+pytestmark = pytest.mark.slow
+
 SECRET = f"SECRET-{secrets.token_hex(4)}"
 TEXT = f"One is fine. Two is fine. The word is {SECRET} here. Three is fine."
 

@@ -46,7 +46,7 @@ from tests.test_login import door as opener
 
 __all__ = ["opener"]  # the fixture
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 EMAIL = "ann@example.org"
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from mcp.server import MCPServer
 
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 from tests.running import running, wait_until
+
+pytestmark = pytest.mark.slow
 
 
 @contextmanager

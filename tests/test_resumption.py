@@ -21,6 +21,8 @@ from tests.person import Person
 from tests.running import running, wait_until
 from tests.sized_mcp import SizedMCP
 
+pytestmark = pytest.mark.slow
+
 There = Callable[[], AbstractContextManager[Person]]
 
 KEY = base64.b64encode(bytes(range(32))).decode()

@@ -30,6 +30,8 @@ from mcp_chat.serve import demo_values, environment
 from mcp_chat.settings import load_settings
 from mcp_chat.worker import HEAD_LIMIT, REQUESTS_LIMIT, STOP_LIMIT, Worker, worker_name
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 KEY = base64.b64encode(bytes(range(32))).decode()
 

@@ -22,6 +22,8 @@ from mcp_chat.session import Session
 from tests.model_server import ModelServer, Reply
 from tests.person import Person
 
+pytestmark = pytest.mark.slow
+
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 

@@ -45,7 +45,7 @@ SHARE = 20
 people = count()
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1398,6 +1398,7 @@ OPERATIONS: dict[str, Callable[[Store, str], Awaitable[Any]]] = {
 }
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_away_is_one_error_whatever_is_asked_and_heals(
     valkey_url: str, name: str
 ) -> None:

@@ -15,6 +15,8 @@ from tests.test_death import Till
 from tests.wires.openai_responses import call, reasoning, response, text
 from tests.wires.wire import Wire, wired
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def till() -> Till:
