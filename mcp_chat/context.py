@@ -8,7 +8,7 @@ The rules, in the order in which a budget is given away:
 3. If something is left out, or was not even given, and the session has a summary of it, the summary comes
    before everything else but that, in a quarter of the tokens at most.
 4. Pinned messages stand where they were said. The newest are tried first; those that do not fit are left out.
-5. The others follow from the newest to the oldest, without a gap, until one does not fit. If one was left out,
+5. The others follow from the newest to the oldest, without a gap, until one does not fit. If one is left out,
    pinned or not, what is shown begins with a message of the user's, as some providers want it.
 
 An assistant's message with tool calls and the results of these calls are one group, which is taken or left
