@@ -26,7 +26,8 @@ from mcp.shared.subscriptions import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcp_chat.exceptions import InvalidRequest, NotOffered, ServerRefused, ServerUnavailable
+from mcp_chat.exceptions import InvalidRequest, NotOffered, ServerRefused, ServerUnavailable, SignInNeeded
+from mcp_chat.oauth.bearer import sign_ins_told
 
 log = structlog.get_logger()
 
@@ -192,7 +193,7 @@ class News:
     async def _follow_again(self, client: Client) -> None:
         for uri in list(self.followed):
             params = mcp.SubscribeRequestParams(uri=uri)
-            with suppress(MCPError), anyio.move_on_after(ACKNOWLEDGED):
+            with suppress(MCPError, SignInNeeded), sign_ins_told(), anyio.move_on_after(ACKNOWLEDGED):
                 await client.session.send_request(mcp.SubscribeRequest(params=params), mcp.EmptyResult)
             self._take(ResourceUpdated(uri=uri))  # nobody knows what has happened meanwhile
 
@@ -224,18 +225,19 @@ class News:
             self._honor(())
             await anyio.sleep_forever()
         try:
-            async with AsyncExitStack() as stack:
-                with anyio.fail_after(ACKNOWLEDGED):
-                    stream = await stack.enter_async_context(wanted.listen(client))
-                self._honor(stream.honored.resource_subscriptions or ())
-                if anyio.current_time() - lost_at > GAP:
-                    self._doubt(wanted, lists=lost_at > 0)
-                async for event in stream:
-                    self._take(event)
+            with sign_ins_told():
+                async with AsyncExitStack() as stack:
+                    with anyio.fail_after(ACKNOWLEDGED):
+                        stream = await stack.enter_async_context(wanted.listen(client))
+                    self._honor(stream.honored.resource_subscriptions or ())
+                    if anyio.current_time() - lost_at > GAP:
+                        self._doubt(wanted, lists=lost_at > 0)
+                    async for event in stream:
+                        self._take(event)
         except MCPError as error:
             return error.error.code == mcp.METHOD_NOT_FOUND
-        except (SubscriptionLost, TimeoutError):
-            pass
+        except (SubscriptionLost, TimeoutError, SignInNeeded):
+            pass  # whoever calls a tool is told to sign in, and nobody's call is broken off
         return False
 
     def _honor(self, uris: Iterable[str]) -> None:

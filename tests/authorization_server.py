@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -204,6 +206,9 @@ class ProtectedMCP:
         redirect: Where requests with a token are sent on to.
         together: So many requests with a token must be there before one of them is answered.
         most: So many were.
+        listened: How often it was asked for its news.
+        may_listen: Who asks for its news is looked at when this is set.
+        may_answer: Tools answer when this is set.
     """
 
     by: AuthorizationServer
@@ -217,6 +222,9 @@ class ProtectedMCP:
     redirect: str = ""
     together: int = 0
     most: int = 0
+    listened: int = 0
+    may_listen: threading.Event | None = None
+    may_answer: threading.Event | None = None
 
     @property
     def url(self) -> str:
@@ -236,9 +244,12 @@ class ProtectedMCP:
                 return await inner(scope, receive, send)
             request = Request(scope, receive)
             body = await request.body()
+            await self._listens(body)
             refused = self._refusal(request, body)
             if refused:
                 return await refused(scope, receive, send)
+            if self.may_answer and b"tools/call" in body:
+                await asyncio.to_thread(self.may_answer.wait, 30)
             await self._meet(request)
             sent = False
 
@@ -252,6 +263,12 @@ class ProtectedMCP:
             return await inner(scope, again, send)
 
         return serve
+
+    async def _listens(self, body: bytes) -> None:
+        if b"subscriptions/listen" in body:
+            self.listened += 1
+            if self.may_listen:
+                await asyncio.to_thread(self.may_listen.wait, 30)
 
     async def _meet(self, request: Request) -> None:
         if request.url.path == "/mcp" and self.together:

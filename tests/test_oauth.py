@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -451,6 +452,23 @@ def test_a_token_that_ends_breaks_no_other_call_off(
             if len(asked) == 2 and event == "question":
                 assert back(alice, agreed(data["url"])).status_code == 200
     assert [m["content"] for m in alice.history() if m["role"] == "tool"] == ["what was read"] * 2
+
+
+def test_nor_does_it_when_what_is_refused_is_the_stream_of_news(
+    alice: Person, far: ProtectedMCP, by: AuthorizationServer, model: ModelServer
+) -> None:
+    far.may_listen, far.may_answer = threading.Event(), threading.Event()
+    signed_in(alice, far)
+    wait_until(lambda: far.listened == 1, "news are asked for")
+    model.will(Reply(calls=[("far__read", {})]), Reply(text="done"))
+    with alice.streaming("use read") as frames:
+        wait_until(lambda: far.seen, "the call was let in")
+        by.revoke_all()
+        far.may_listen.set()
+        wait_until(lambda: far.listened > 1, "news are asked for once more, behind the refusal")
+        far.may_answer.set()
+        list(frames)
+    assert [m["content"] for m in alice.history() if m["role"] == "tool"] == ["what was read"]
 
 
 def test_who_needs_the_same_sign_in_is_led_to_the_same_one(
