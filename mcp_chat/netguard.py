@@ -31,6 +31,7 @@ import httpx2
 
 from mcp_chat.answers import MAX_BODY_BYTES, AnswerTooLarge, Pace, capped
 from mcp_chat.exceptions import InvalidRequest, ServerUnavailable
+from mcp_chat.handshakes import ClosingBackend, ClosingBackend2
 from mcp_chat.pool import Lender, Spare
 
 Address = IPv4Address | IPv6Address
@@ -321,13 +322,13 @@ class _Guard(Generic[S]):
 class GuardedBackend(_Guard[httpcore.AsyncNetworkStream], httpcore.AsyncNetworkBackend):
     """The guard below httpx."""
 
-    _network = httpcore.AnyIOBackend()
+    _network = ClosingBackend()
 
 
 class GuardedBackend2(_Guard[httpcore2.AsyncNetworkStream], httpcore2.AsyncNetworkBackend):
     """The guard below httpx2."""
 
-    _network = httpcore2.AnyIOBackend()
+    _network = ClosingBackend2()
 
 
 def _prepare(request: Any, policy: Policy | None) -> None:
@@ -362,9 +363,9 @@ class GuardedTransport(httpx.AsyncHTTPTransport):
         super().__init__(verify=_tls(), trust_env=False)
         self._max_bytes = max_bytes
         self._policy = policy
-        if policy is not None:  # the parent has no parameter for it
-            guard = GuardedBackend(policy, resolver)
-            self._pool = type(self._pool)(_tls(), network_backend=guard, **_POOL)
+        network = ClosingBackend() if policy is None else GuardedBackend(policy, resolver)
+        # The parent has no parameter for it.
+        self._pool = type(self._pool)(_tls(), network_backend=network, **_POOL)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
@@ -401,8 +402,10 @@ class GuardedTransport2(httpx2.AsyncHTTPTransport):
         self._max_event = max_event
         self._pace = Pace(max_rate) if max_rate else None
         self._policy = policy
-        guard = network if policy is None else GuardedBackend2(policy, resolver, network)
-        self._pool = Lender(spare, policy, ssl_context=_tls(), network_backend=guard)
+        dials = network or ClosingBackend2()
+        if policy is not None:
+            dials = GuardedBackend2(policy, resolver, network)
+        self._pool = Lender(spare, policy, ssl_context=_tls(), network_backend=dials)
         self._listens = Pace(LISTENS_PER_SECOND, at_once=LISTENS_AT_ONCE)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

@@ -189,6 +189,18 @@ def test_a_listener_that_never_accepts_http_is_given_up(alice: Person) -> None:
     assert refused(response, 503) == UNREACHABLE
 
 
+def test_a_listener_that_never_speaks_tls_is_given_up_and_hung_up_on(alice: Person) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, within(LIMIT + 30):
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/mcp"
+        response = alice.post("connect", llm={"model": "openai:scripted"}, server={"url": url})
+        assert refused(response, 503) == UNREACHABLE
+        there, _ = silent.accept()
+        with there:
+            there.settimeout(20)
+            while there.recv(4096):  # its greeting, and then the end
+                pass
+
+
 @pytest.mark.parametrize(
     ("manner", "told"),
     [

@@ -574,6 +574,28 @@ async def test_sni_and_certificate_are_those_of_the_name(
     assert names == ["app.example", "other.example"]
 
 
+@pytest.mark.parametrize("policy", [None, LOOPBACK], ids=["operator", "user"])
+async def test_a_socket_is_closed_when_nobody_waits_for_its_handshake_any_more(
+    policy: Policy | None, make_client: MakeClient
+) -> None:
+    greeted, left = anyio.Event(), anyio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        greeted.set()
+        await reader.read()  # until the other side closes
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server, make_client(policy) as client:
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(client.get, f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+            await greeted.wait()
+            waiting.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            await left.wait()
+
+
 def test_the_certificates_are_read_once_and_not_at_import() -> None:
     code = (
         "from mcp_chat import netguard as n; assert n._tls.cache_info().misses == 0\n"
