@@ -41,8 +41,10 @@ class Patience:
             TimeoutError: It took too long.
         """
         self._end = anyio.current_time() + self._most
-        with anyio.fail_after(self._silence) as self._scope:
+        with anyio.move_on_after(self._silence) as self._scope:
             yield
+        if self._scope.cancelled_caught:  # also if a sign of progress came when it was too late
+            raise TimeoutError
 
     def prolong(self) -> None:
         """Wait anew: there was a sign of progress."""

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from mcp_chat.app import create_app
 from mcp_chat.identity import Principal
-from mcp_chat.settings import load_settings
+from mcp_chat.settings import Settings, load_settings
 from mcp_chat.stores.database import migrate
 from tests.person import Person
 from tests.running import running, wait_until
@@ -85,22 +85,27 @@ def origin(far: tuple[World, str]) -> str:
     return far[1]
 
 
+def made(folder: Path, **values: Any) -> Settings:
+    """Settings of an application in memory that may reach loopback; arguments take precedence."""
+    nothing = folder / "nothing"
+    common = {"workers": 1, "ollama_url": "off", "log_level": "error", "allowed_networks": "127.0.0.0/8,::1"}
+    limits = {"connect_timeout": 15, "model_timeout": 15, "models_file": nothing, "servers_file": nothing}
+    return load_settings(**{**common, **limits, **KEYS, **values})
+
+
 Open = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
-    """Open applications in memory that may reach loopback; the same settings give the same one."""
-    nothing = tmp_path_factory.mktemp("credentials") / "nothing"
-    common = {"workers": 1, "ollama_url": "off", "log_level": "error", "allowed_networks": "127.0.0.0/8,::1"}
-    limits = {"connect_timeout": 15, "model_timeout": 15, "models_file": nothing, "servers_file": nothing}
+    """Open such applications; the same settings give the same one."""
+    folder = tmp_path_factory.mktemp("credentials")
     urls: dict[str, str] = {}
     with ExitStack() as stack:
 
         def make(**values: Any) -> str:
-            settings = load_settings(**{**common, **limits, **KEYS, **values})
             if repr(values) not in urls:
-                urls[repr(values)] = stack.enter_context(running(create_app(settings)))
+                urls[repr(values)] = stack.enter_context(running(create_app(made(folder, **values))))
             return urls[repr(values)]
 
         yield make
@@ -169,6 +174,7 @@ def test_a_login_token_goes_to_the_very_origin_only(
         assert ann.post("chat", message="hello").status_code == 200
         both = [{"url": f"{origin}/mcp", "auth_token": "own"}, {"url": f"{other_url}/mcp", "alias": "b"}]
         assert ann.post("connect", llm=DEMO, servers=both).status_code == 200
+        ann.post("disconnect")
     assert other.authorizations == {""}
     assert world.authorizations == {"", "Bearer own"}
     assert token not in "".join([*world.seen, *other.seen])
@@ -180,17 +186,17 @@ def test_a_gateway_that_is_no_longer_listed_gets_no_login_that_was_stored(
     database = f"sqlite:///{tmp_path}/chat.db"
     migrate(database)
     server = {"url": f"{origin}/mcp"}
-    with Person(
-        opened(auth="jwt", database_url=database, gateway_origins=origin), "ann", token=login()
-    ) as ann:
+    before = create_app(made(tmp_path, auth="jwt", database_url=database, gateway_origins=origin))
+    with running(before) as url, Person(url, "ann", token=login()) as ann:
         assert ann.post("connect", llm=DEMO, server=server).status_code == 200
-    wait_until(lambda: any("subscriptions/listen" in each for each in world.seen), "it is listened to")
+        wait_until(lambda: any("subscriptions/listen" in each for each in world.seen), "it is listened to")
     world.seen.clear()
     with Person(opened(auth="jwt", database_url=database), "ann", token=login()) as ann:
         answer = ann.post("chat", message="hello")
         assert "no longer gets your login. Please connect again." in answer.text
         assert world.seen == []
         assert ann.post("connect", llm=DEMO, server=server).status_code == 200
+        ann.post("disconnect")
     assert world.authorizations == {""}
 
 
@@ -325,6 +331,8 @@ def test_each_connection_has_its_own_credentials_only(
             assert somebody.post("connect", llm=DEMO, servers=servers).status_code == 200
         for somebody in (ann, bob, ann):
             assert somebody.post("chat", message="hello").status_code == 200
+        for somebody in (ann, bob):
+            somebody.post("disconnect")
     assert world.authorizations == {"Bearer ann-one", "Bearer bob-one"}
     assert other.authorizations == {"Bearer ann-two", "Bearer bob-two"}
     for head in [*world.seen, *other.seen]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import anyio
 import pytest
 
 from mcp_chat.catalogue import CatalogueEntry
@@ -385,3 +387,14 @@ async def test_fifty_messages_are_asked_in_no_time(wire: Wire) -> None:
         found = await heard(model, Request(messages=many, tools=(ADD,), max_tokens=40))
     assert wire.asked[-1].body["max_completion_tokens"] == 40
     assert found["text"] == "Grüße, 世界 🌍!"
+
+
+async def test_one_that_is_stopped_before_it_is_asked_leaves_nothing_behind(wire: Wire) -> None:
+    before = list(wire.asked)
+    async with opened(wire, raw=True) as model:
+        with anyio.CancelScope() as stopped:
+            stopped.cancel()
+            await heard(model, Request(messages=HELLO))
+        assert stopped.cancelled_caught
+        gc.collect()
+    assert wire.asked == before

@@ -183,6 +183,23 @@ async def test_after_a_rest_the_time_goes_on() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_sign_of_progress_that_comes_too_late_changes_nothing() -> None:
+    patience, ended = Patience(0.1, 60.0), anyio.Event()
+
+    async def wait() -> None:
+        with patience.limited():
+            try:
+                await anyio.sleep(30)
+            finally:
+                ended.set()
+                patience.prolong()
+
+    with within(10), pytest.raises(TimeoutError):
+        await wait()
+    assert ended.is_set()
+
+
+@pytest.mark.anyio
 async def test_a_report_of_progress_is_handed_on_and_prolongs() -> None:
     heard: list[float] = []
 

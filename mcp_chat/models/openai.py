@@ -135,7 +135,8 @@ class OpenAIModel:
         caught = None
         if _is_understood(self.chat):
             probe = replace(request, messages=_PROBE, files=NO_FILES, max_tokens=most)
-            caught = await to_thread.run_sync(asyncio.run, self._caught(probe))  # 500 tools take a while
+            # In a thread: 500 tools take a while. Made there: who is stopped before has made nothing.
+            caught = await to_thread.run_sync(lambda: asyncio.run(self._caught(probe)))
         plan = _planned(key, caught) if caught else _Plan(key)
         self._plans = [plan, *self._plans[: PLANS - 1]]
         return plan
