@@ -23,6 +23,7 @@ from mcp_chat.process import ORPHAN_LIMIT, die_with_parent
 
 REQUESTS_LIMIT: Final = 20  # seconds open requests get; then they are cancelled and the lifespan ends
 STOP_LIMIT: Final = 30  # seconds until the process ends in any case, gunicorn's `graceful_timeout`
+STOPS: Final = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 HEAD_LIMIT: Final = 64 * 1024  # bytes of a request's line and headers, if nothing else is set
 HEAD_SECONDS: Final = 10.0  # for these to arrive
 
@@ -176,6 +177,11 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         # Believing X-Forwarded-For is for those who say whom to believe.
         self.config.proxy_headers = "FORWARDED_ALLOW_IPS" in os.environ
         logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, self.log.error_log.level))
+
+    def init_signals(self) -> None:
+        """Heed signals from now on; those to stop wait since the fork, see `gunicorn_conf.pre_fork`."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     async def _serve(self) -> None:
         die_with_parent(self.ppid, signal.SIGTERM)

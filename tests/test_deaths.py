@@ -20,6 +20,17 @@ from tests.family import Family, eventually
 
 pytestmark = pytest.mark.slow
 
+SLOW_FORK = """
+import os, pathlib, time
+from mcp_chat import gunicorn_conf
+from mcp_chat.gunicorn_conf import *
+
+def post_fork(arbiter, worker):
+    pathlib.Path(f"forked-{os.getpid()}").touch()
+    time.sleep(1)  # so that it is told to stop in the meantime
+    gunicorn_conf.post_fork(arbiter, worker)
+"""
+
 
 def test_a_killed_worker_is_heard_of_by_another(tmp_path: Path) -> None:
     with Family(tmp_path) as family:
@@ -70,6 +81,16 @@ def test_deaths_are_heard_of_after_a_reload(tmp_path: Path) -> None:
         os.kill(family.up()[dead], signal.SIGKILL)
         eventually(lambda: dead in family.heard(), "a new one's end is heard of")
         assert family.stop() == 0
+
+
+def test_a_word_to_stop_that_comes_as_a_worker_begins_is_heeded(tmp_path: Path) -> None:
+    config = tmp_path / "slow_fork.py"
+    config.write_text(SLOW_FORK)
+    with Family(tmp_path, "-c", str(config)) as family:
+        os.kill(next(iter(family.up().values())), signal.SIGKILL)
+        eventually(lambda: len(list(tmp_path.glob("forked-*"))) == 3, "another one begins")
+        assert family.stop() == 0
+        assert len(family.up()) == 2
 
 
 def test_a_new_master_after_usr2_has_ends_of_its_own(tmp_path: Path) -> None:

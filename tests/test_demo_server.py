@@ -96,6 +96,8 @@ def test_a_client_that_prefers_the_sessionless_revision_falls_back_to_the_handsh
     async def story() -> None:
         async with Client(url, mode="auto") as client:
             assert client.session.protocol_version == "2025-11-25"
+            # Who leaves before the server has read this hello's end has the SDK log a traceback.
+            assert text_of(await client.call_tool("todo_list")) == "The list is empty."
 
     asyncio.run(story())
 
