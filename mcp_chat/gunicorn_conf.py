@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from mcp_chat import logs
 from mcp_chat.deaths import deaths_of
 from mcp_chat.exceptions import SettingsError
 from mcp_chat.settings import load_settings, read_env_file
-from mcp_chat.worker import STOP_LIMIT, STOPS, worker_name
+from mcp_chat.worker import STOP_LIMIT, worker_name
 
 logs.tell_no_messages()  # gunicorn's own lines begin before the application is there
 read_env_file()
@@ -56,11 +55,6 @@ def _forget() -> None:
         shutil.rmtree(_metrics, ignore_errors=True)
 
 
-def on_starting(arbiter: Any) -> None:
-    """Have the master heed again, after each fork, what `pre_fork` has it hold back."""
-    os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS))
-
-
 def when_ready(arbiter: Any) -> None:
     """Do for all workers what each would do, and keep the collector of garbage off the memory they share."""
     if arbiter.cfg.preload_app:
@@ -72,12 +66,7 @@ def when_ready(arbiter: Any) -> None:
 
 
 def pre_fork(arbiter: Any, worker: Any) -> None:
-    """Name the worker while the master still has it, so that both know the name.
-
-    Until it has handlers of its own it has the master's, which would put a word to stop where nobody looks:
-    it would be waited for until it is killed. So such a word waits.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    """Name the worker while the master still has it, so that both know the name."""
     worker.name = worker_name(_settings.worker_id or socket.gethostname(), arbiter.pid, worker.age)
     worker.deaths = deaths_of(arbiter).receiver
     if worker.cfg.uid != os.geteuid():  # a master that is root, workers that are not

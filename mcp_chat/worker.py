@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import sys
-from functools import partial
+from functools import cache, partial
 from types import FrameType
 from typing import Any, Final
 
@@ -151,6 +151,24 @@ class DrainingServer(Server):
         signal.alarm(STOP_LIMIT if os.getppid() == self._parent else ORPHAN_LIMIT)
 
 
+def _hold_stops() -> None:
+    """Have words to stop wait until the master has forked, and the worker has handlers of its own.
+
+    Until then it has the master's, which put them where nobody looks in a worker: it had to be killed.
+    """
+    _heed_after_forks()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
+@cache
+def _heed_after_forks() -> None:
+    os.register_at_fork(after_in_parent=_heed_stops)
+
+
+def _heed_stops() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+
+
 class Worker(UvicornWorker):  # type: ignore[misc]
     """A worker whose application has a `Drain` at ``app.state.drain``.
 
@@ -177,11 +195,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         # Believing X-Forwarded-For is for those who say whom to believe.
         self.config.proxy_headers = "FORWARDED_ALLOW_IPS" in os.environ
         logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, self.log.error_log.level))
+        _hold_stops()
 
     def init_signals(self) -> None:
-        """Heed signals from now on; those to stop wait since the fork, see `gunicorn_conf.pre_fork`."""
+        """Heed signals from now on, also those to stop that came since the fork."""
         super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        _heed_stops()
 
     async def _serve(self) -> None:
         die_with_parent(self.ppid, signal.SIGTERM)
