@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
@@ -105,10 +105,19 @@ class Namespace:
             finally:
                 _enter(outside.fileno())
 
+    def sockets_to(self, address: str) -> set[str]:
+        """Its TCP connections to an address that count as open, as a process's descriptors name them."""
+        reversed_bytes = IPv4Address(address).packed[::-1].hex().upper()
+        found = (line.split() for line in self._tcp())
+        return {f"socket:[{each[9]}]" for each in found if each[3] == "01" and each[2][:8] == reversed_bytes}
+
     def unsent(self) -> int:
         """Bytes that its TCP connections have not got rid of."""
-        lines = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
-        return sum(int(line.split()[4].partition(":")[0], 16) for line in lines if line.split()[3] != "0A")
+        fields = (line.split() for line in self._tcp())
+        return sum(int(each[4].partition(":")[0], 16) for each in fields if each[3] != "0A")
+
+    def _tcp(self) -> list[str]:
+        return Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
 
     def _over(self) -> bool:
         return self._holder.poll() is not None

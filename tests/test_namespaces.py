@@ -31,6 +31,7 @@ import pytest
 from mcp.server.mcpserver import MCPServer
 
 from mcp_chat.events import order
+from mcp_chat.heart import BEAT_TTL, STUCK
 from mcp_chat.process import die_with_parent
 from tests.conftest import missing
 from tests.installation import OURS, STOP_SECONDS, alive
@@ -142,6 +143,14 @@ class Host:
         inner = {child.pid for master in masters for child in master.children()}
         return [child for child in masters if child.pid in inner and alive(child)]
 
+    def asks(self, other: Host) -> bool:
+        """Whether a worker has a connection to the other host, and takes it for open."""
+        sockets = self.machine.sockets_to(other.machine.address)
+        links = (link for worker in self.workers() for link in Path(f"/proc/{worker.pid}/fd").iterdir())
+        with contextlib.suppress(FileNotFoundError):  # one was just closed: the next look tells
+            return any(os.readlink(link) in sockets for link in links)
+        return True
+
     def _family(self) -> list[psutil.Process]:
         return [child for child in psutil.Process(self.process.pid).children(recursive=True) if alive(child)]
 
@@ -189,6 +198,12 @@ class Site:
         found = self._redis(f"chat:events:{{{user}}}", "XRANGE", "-", "+")
         entries = ((place, fields[1].partition(" ")) for place, fields in found)
         return [(place, command, json.loads(event)) for place, (command, _, event) in entries]
+
+    def beat(self, after: float) -> bool:
+        """Whether all workers have sent a beat after a time in seconds since 1970."""
+        beats = dict(self._redis("workers", "ZRANGE", "0", "-1", "WITHSCORES"))
+        live = [float(score) / 1000 - BEAT_TTL > after for score in beats.values()]
+        return len(live) == WORKERS * len(self.hosts) and all(live)
 
     def user_with_slot_at(self, place: int, name: str) -> str:
         """A user whose keys the host at a place has."""
@@ -402,6 +417,21 @@ def test_a_host_that_was_cut_off_cannot_write_any_more(site: Site, name: str, at
     others = [each for each in site.hosts if each is not lost]
     silent = [line for each in others for line in each.lines("worker.silent").splitlines()[before[each] :]]
     assert all(f'"{lost.name}:' in line for line in silent), "nobody else was taken for dead"
+
+
+def test_connections_to_a_lost_host_end_before_its_workers_count_as_dead(site: Site, name: str) -> None:
+    """Whoever takes its users over would ask it first, and wait: in a cluster it has a part of the keys."""
+    *others, lost = site.hosts
+    for number, host in enumerate(others):
+        with host.person(site.user_with_slot_at(2, f"{name}-{number}")) as person:
+            person.connect(server={"name": "till"})
+        assert host.asks(lost)
+    with lost.machine.alone():
+        for host in others:
+            wait_until(lambda host=host: not host.asks(lost), "it has noticed", seconds=BEAT_TTL)  # type: ignore[misc]
+    again = time.time()
+    wait_until(site.cluster.agrees, "the cluster is whole")
+    wait_until(lambda: site.beat(again + STUCK + 1), "no event loop hangs")
 
 
 def test_a_host_all_of_whose_workers_are_killed_leaves_the_turn_to_another(site: Site, name: str) -> None:

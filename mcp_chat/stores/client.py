@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -59,6 +60,14 @@ LOOK_SECONDS: Final = 2.0
 DECODED: Final = {"decode_responses": True, "protocol": 3, "legacy_responses": False}
 QUICK: Final = {"socket_connect_timeout": 0.5}
 """A node whose host is lost answers nothing at all: whoever waits for it misses a heartbeat."""
+WATCHED: Final = {
+    "TCP_KEEPIDLE": 1,
+    "TCP_KEEPALIVE": 1,  # what macOS calls the same
+    "TCP_KEEPINTVL": 1,
+    "TCP_KEEPCNT": 2,
+    "TCP_USER_TIMEOUT": 2000,
+}
+"""By these a connection to a lost host ends in two seconds, idle or not; a busy server's host confirms."""
 UNDERSTOOD: Final = {NEVER_DECODE, "keys", "full"}
 """Options of commands that a shared connection serves."""
 WHAT_TO_WRITE: Final = (
@@ -273,6 +282,12 @@ async def _pass(error: Exception) -> None:
     """What must be done between two attempts: nothing."""
 
 
+def _watching() -> dict[str, Any]:
+    """Return the options of a connection by which it soon notices that its host is lost."""
+    numbers = {getattr(socket, name, None): value for name, value in WATCHED.items()}
+    return {"socket_keepalive_options": {number: value for number, value in numbers.items() if number}}
+
+
 # A cluster
 
 
@@ -333,7 +348,8 @@ def _cluster(address: Address) -> contextlib.AbstractAsyncContextManager[RedisCl
         raise ValueError("a cluster has no databases")
     tls = address.options.pop("connection_class", Connection) is SSLConnection
     nodes = [ClusterNode(host, port) for host, port in address.hosts]
-    return _ending(Cluster(startup_nodes=nodes, ssl=tls, **{**DECODED, **QUICK, **address.options}))
+    options = {**DECODED, **QUICK, **_watching(), **address.options}
+    return _ending(Cluster(startup_nodes=nodes, ssl=tls, **options))
 
 
 # Sentinels
@@ -384,7 +400,7 @@ def _sentinel(address: Address) -> contextlib.AbstractAsyncContextManager[Redis]
         timeout=PATIENCE,
         redis_connect_func=_confirm_master,
         **DECODED,
-        **options,
+        **{**_watching(), **options},
     )
     _check_options(client.connection_pool)
     return _following(client, sentinels)

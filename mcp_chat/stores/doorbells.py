@@ -10,11 +10,11 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import structlog
-from redis.asyncio import RedisCluster
+from redis.asyncio import Connection, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisClusterException, RedisError
@@ -22,6 +22,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from mcp_chat.exceptions import StoreUnavailable
 from mcp_chat.stores.bells import LocalBell, LocalBells
 from mcp_chat.stores.client import Client, mended, translated
+from mcp_chat.stores.line import check
 
 log = structlog.get_logger()
 
@@ -136,6 +137,8 @@ class RedisBells:
             message = await pubsub.get_message(timeout=1.0)
             if message:
                 self._take(message)
+            else:
+                check(cast(Connection, pubsub.connection))
 
     def _take(self, message: dict[str, Any]) -> None:
         name = message["channel"]

@@ -27,6 +27,20 @@ LOOK: Final = 0.5
 """Seconds between two looks whether the oldest command has waited for too long."""
 
 
+def check(connection: AbstractConnection) -> None:
+    """Raise what has ended a connection of which redis-py says that nothing has come.
+
+    It takes the system's time-out, of a connection whose host is lost, for its own: from then on it says so
+    at once, and of each command that the answer is None.
+
+    Raises:
+        redis.exceptions.ConnectionError: It is at its end.
+    """
+    reader = connection._reader
+    if reader and (error := reader.exception()):
+        raise ConnectionLost(str(error)) from error
+
+
 class Line:
     """A connection, and the commands that wait for their answers.
 
@@ -96,6 +110,8 @@ class Line:
         """Read one answer and give it to the command that was sent first."""
         try:
             found = await self._connection.read_response(self._waiting[0][1], math.inf)
+            if found is None:
+                check(self._connection)
         except ConnectionLost:
             raise
         except ResponseError as error:
