@@ -167,6 +167,8 @@ def test_a_call_that_waits_is_there_after_a_reload_and_in_a_second_tab(
     second.page.locator("[data-tool=far__size]").get_by_test_id("approval-once").click()
     expect(second.page.get_by_test_id("approval")).to_have_count(1)
     expect(tab.page.get_by_test_id("approval")).to_have_count(1)
+    # its result moves the other card: a press that begins before and ends behind that is none
+    expect(tab.page.locator("[data-testid=tool-card][data-state=done]")).to_be_visible()
     card(tab.page).get_by_test_id("approval-deny").click()
     tab.answers("Fine.")
     second.answers("Fine.")

@@ -198,6 +198,8 @@ def decide(screens: Screens) -> None:
     screens.look("approval-form")
     card.get_by_test_id("approval-once").click()
     expect(card).to_have_count(0)
+    # its result moves the other card: a press that begins before and ends behind that is none
+    expect(page.locator("[data-testid=tool-card][data-state=done]")).to_be_visible()
     page.get_by_test_id("approval-deny").click()
     tab.answers("Found")
     page.get_by_test_id("tool-card").first.locator("summary").click()
