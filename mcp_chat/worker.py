@@ -60,6 +60,7 @@ class Protocol(HttpToolsProtocol):
         self._patience = self._wait()
 
     def data_received(self, data: bytes) -> None:
+        """Take what the client has sent; a head that grows too large is refused."""
         if not (self._in_head or self._in_body) and not data.strip(b"\r\n"):
             return  # empty lines between requests mean nothing (RFC 9112, 2.2), and no timer stops for them
         self._had_end = False

@@ -67,7 +67,7 @@ WATCHED: Final = {
     "TCP_KEEPCNT": 2,
     "TCP_USER_TIMEOUT": 2000,
 }
-"""By these a connection to a lost host ends in two seconds, idle or not; a busy server's host confirms."""
+"""By these a connection to a lost host soon ends, idle or not; a busy server's host still confirms."""
 UNDERSTOOD: Final = {NEVER_DECODE, "keys", "full"}
 """Options of commands that a shared connection serves."""
 WHAT_TO_WRITE: Final = (
@@ -284,8 +284,8 @@ async def _pass(error: Exception) -> None:
 
 def _watching() -> dict[str, Any]:
     """Return the options of a connection by which it soon notices that its host is lost."""
-    numbers = {getattr(socket, name, None): value for name, value in WATCHED.items()}
-    return {"socket_keepalive_options": {number: value for number, value in numbers.items() if number}}
+    known = {getattr(socket, name): value for name, value in WATCHED.items() if hasattr(socket, name)}
+    return {"socket_keepalive_options": known}
 
 
 # A cluster

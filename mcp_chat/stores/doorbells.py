@@ -22,7 +22,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from mcp_chat.exceptions import StoreUnavailable
 from mcp_chat.stores.bells import LocalBell, LocalBells
 from mcp_chat.stores.client import Client, mended, translated
-from mcp_chat.stores.line import check
+from mcp_chat.stores.line import raise_if_ended
 
 log = structlog.get_logger()
 
@@ -50,6 +50,11 @@ class RedisBells:
         self._deaf = False
 
     async def ring(self, name: str, note: str = "") -> None:
+        """Ring a bell for all who listen, on any worker.
+
+        Raises:
+            StoreUnavailable: The server does not answer.
+        """
         # redis-py would ask the node of the name's slot, which may be the one that died.
         anywhere = {"target_nodes": RedisCluster.RANDOM} if isinstance(self._redis, RedisCluster) else {}
         await self._publish(name, note, **anywhere)
@@ -60,6 +65,7 @@ class RedisBells:
 
     @asynccontextmanager
     async def listen(self, name: str) -> AsyncIterator[LocalBell]:
+        """Hear a bell within the block; while the server is away the bell stays silent."""
         async with self._local.listen(name) as bell:
             self._wanted[name] += 1
             try:
@@ -138,7 +144,7 @@ class RedisBells:
             if message:
                 self._take(message)
             else:
-                check(cast(Connection, pubsub.connection))
+                raise_if_ended(cast(Connection, pubsub.connection))
 
     def _take(self, message: dict[str, Any]) -> None:
         name = message["channel"]

@@ -27,7 +27,7 @@ LOOK: Final = 0.5
 """Seconds between two looks whether the oldest command has waited for too long."""
 
 
-def check(connection: AbstractConnection) -> None:
+def raise_if_ended(connection: AbstractConnection) -> None:
     """Raise what has ended a connection of which redis-py says that nothing has come.
 
     It takes the system's time-out, of a connection whose host is lost, for its own: from then on it says so
@@ -111,7 +111,7 @@ class Line:
         try:
             found = await self._connection.read_response(self._waiting[0][1], math.inf)
             if found is None:
-                check(self._connection)
+                raise_if_ended(self._connection)
         except ConnectionLost:
             raise
         except ResponseError as error:
@@ -191,7 +191,7 @@ class Lines:
         try:
             async with asyncio.timeout(self._connecting):
                 await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException as error:
+        except BaseException as error:  # whoever is cancelled leaves no socket either
             with anyio.CancelScope(shield=True):
                 await connection.disconnect(nowait=True)
             if isinstance(error, TimeoutError) and not isinstance(error, RedisError):
